@@ -1,0 +1,282 @@
+"""What the passes leave behind in Postgres and S3."""
+
+import gzip
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import obstore
+import pytest
+
+from tests.world import World
+from vision_assets.clients.s3 import S3Bucket
+from vision_assets.clients.telegram_export import TelegramExport
+from vision_assets.core.errors import StorageUnavailable
+from vision_assets.core.storage import StoredObject
+from vision_assets.core.tenants import Tenant
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+CITY, DIGEST = EXAMPLES / "city_walks", EXAMPLES / "dev_digest"
+
+
+async def run_all(world: World, tenant: Tenant, source: Path) -> None:
+    """Import an export and run every pass once."""
+    await world.load(tenant, TelegramExport(source))
+    await world.store_media(tenant)
+    await world.analyse(tenant)
+    await world.enrich(tenant)
+
+
+def some_photos(folder: Path, *, count: int) -> Path:
+    """A folder with a few of the example photos."""
+    folder.mkdir()
+    for path in sorted((CITY / "photos").glob("*.jpg"))[:count]:
+        shutil.copy(path, folder)
+    return folder
+
+
+async def test_layout_in_s3(world: World) -> None:
+    """Media lie under their hash, results as gzip JSON with Content-Encoding, in exactly the documented form."""
+    tenant = await world.tenant("Layout")
+    await run_all(world, tenant, CITY)
+    media = await world.keys("media/")
+    vision = await world.keys("vision/")
+    assert media
+    assert vision
+    for key in media:
+        match = re.fullmatch(rf"media/{tenant.id}/([0-9a-f]{{2}})/([0-9a-f]{{64}})\.(jpg|png|webp|gif)", key)
+        assert match, key
+        assert match[2].startswith(match[1])
+        body = await world.bucket.get(key)
+        assert body is not None
+        assert hashlib.sha256(body).hexdigest() == match[2]
+    for key in vision:
+        match = re.fullmatch(rf"vision/{tenant.id}/([0-9a-f]{{64}})_local_rules-1_v1\.0\.json", key)
+        assert match, key
+        response = await obstore.get_async(world.bucket.store, key)
+        assert response.attributes["Content-Encoding"] == "gzip"
+        assert response.attributes["Content-Type"] == "application/json"
+        document = json.loads(gzip.decompress(bytes(await response.bytes_async())))
+        assert document["sha256"] == match[1]
+        assert document["tenant_id"] == str(tenant.id)
+
+
+async def test_tenants_share_nothing(world: World) -> None:
+    """The same picture in two tenants is two objects and two results; no row and no key is shared."""
+    first, second = await world.tenant("First"), await world.tenant("Second")
+    await run_all(world, first, CITY)
+    await run_all(world, second, DIGEST)
+    shared = await world.database.pool.fetch(
+        "SELECT a.sha256, a.s3_key AS one, b.s3_key AS other FROM media_objects a JOIN media_objects b"
+        " ON a.sha256 = b.sha256 AND a.tenant_id = $1 AND b.tenant_id = $2",
+        first.id,
+        second.id,
+    )
+    assert len(shared) == 2
+    keys = await world.keys()
+    for row in shared:
+        assert row["one"] != row["other"]
+        assert {row["one"], row["other"]} <= keys.keys()
+    results = await world.database.pool.fetch(
+        "SELECT tenant_id, s3_key, donor_sha256 FROM vision_results WHERE sha256 = ANY($1)",
+        [row["sha256"] for row in shared],
+    )
+    assert len(results) == 4
+    assert len({row["s3_key"] for row in results}) == 4
+    assert all(str(row["tenant_id"]) in row["s3_key"] for row in results)
+    assert all(str(first.id) in key or str(second.id) in key for key in keys)
+
+
+async def test_second_run_does_nothing(world: World) -> None:
+    """Everything again: no put, no analysis, no row changed."""
+    tenant = await world.tenant("Again")
+    await run_all(world, tenant, CITY)
+    before = await world.keys()
+    again = await world.load(tenant, TelegramExport(CITY))
+    assert (again.posts_new, again.media_new) == (0, 0)
+    assert (await world.store_media(tenant)).puts == 0
+    seen = await world.analyse(tenant)
+    assert (seen.analyses, seen.puts) == (0, 0)
+    assert (await world.enrich(tenant)).statuses.total() == 0
+    assert await world.keys() == before
+
+
+async def test_near_duplicates_are_reused(world: World) -> None:
+    """Re-encoded and resized copies take the earlier picture's result; crops and changed numbers do not."""
+    tenant = await world.tenant("Copies")
+    await run_all(world, tenant, CITY)
+    rows = await world.database.pool.fetch(
+        "SELECT sha256, donor_sha256, distance_bits, provenance FROM vision_results WHERE method = 'near_duplicate'"
+    )
+    assert rows
+    assert all(row["donor_sha256"] != row["sha256"] and row["distance_bits"] <= 6 for row in rows)
+    assert all(row["provenance"]["donor_sha256"] == row["donor_sha256"] for row in rows)
+
+
+async def test_lost_rows_are_restored_from_s3(world: World, tmp_path: Path) -> None:
+    """A crash between the put and the row costs no second analysis: the result in S3 becomes the row again."""
+    tenant = await world.tenant("Crash")
+    await world.load(tenant, some_photos(tmp_path / "in", count=3))
+    await world.store_media(tenant)
+    first = await world.analyse(tenant)
+    rows = await world.database.pool.fetch("SELECT * FROM vision_results ORDER BY sha256")
+    await world.database.pool.execute("DELETE FROM vision_results")
+    again = await world.analyse(tenant)
+    assert again.analyses == 0
+    assert again.methods == {"cache_hit": first.statuses.total()}
+    assert await world.database.pool.fetch("SELECT * FROM vision_results ORDER BY sha256") == rows
+
+
+async def test_unreadable_result_is_made_anew(world: World, tmp_path: Path) -> None:
+    """A damaged object in the result cache is not an answer: the picture is analysed again and the object replaced."""
+    tenant = await world.tenant("Damaged")
+    await world.load(tenant, some_photos(tmp_path / "in", count=1))
+    await world.store_media(tenant)
+    await world.analyse(tenant)
+    key = next(iter(await world.keys("vision/")))
+    await world.bucket.put(key, b"not gzip", mime="application/json")
+    await world.database.pool.execute("DELETE FROM vision_results")
+    assert (await world.analyse(tenant)).analyses == 1
+    body = await world.bucket.get(key)
+    assert body is not None
+    assert gzip.decompress(body)
+
+
+async def test_usage_counts_each_object_once(world: World) -> None:
+    """Usage equals the bucket's listing, without a recount and after one; a put said twice counts once."""
+    tenant = await world.tenant("Usage")
+    await run_all(world, tenant, CITY)
+    keys = await world.keys()
+    counted = (
+        "SELECT sum(total_bytes)::bigint AS bytes, sum(objects_count)::bigint AS objects FROM tenant_storage_usage"
+    )
+    expected = (sum(keys.values()), len(keys))
+    assert tuple(await world.database.pool.fetchrow(counted)) == expected
+    quota = world.quota()
+    key, size = next(iter(keys.items()))
+    await quota.ledger.record_put(tenant.id, key, "media", size)
+    assert tuple(await world.database.pool.fetchrow(counted)) == expected
+    report = await world.recount(tenant)
+    assert (report.missing.objects, report.untracked.objects, report.wrong_size.objects) == (0, 0, 0)
+    assert tuple(await world.database.pool.fetchrow(counted)) == expected
+
+
+async def test_recount_corrects_drift(world: World, tmp_path: Path) -> None:
+    """Objects that came, went or changed behind the ledger's back are found, shown and corrected."""
+    tenant, other = await world.tenant("Drift"), await world.tenant("Bystander")
+    await world.load(tenant, some_photos(tmp_path / "in", count=3))
+    await world.store_media(tenant)
+    gone, changed, _ = sorted(await world.keys("media/"))
+    await obstore.delete_async(world.bucket.store, gone)
+    await world.bucket.put(changed, b"short", mime="image/jpeg")
+    await world.bucket.put(f"crawl/{tenant.id}/page.html", b"12345678", mime="text/html")
+    await world.bucket.put(f"media/{other.id}/00/other.jpg", b"not this tenant's", mime="image/jpeg")
+
+    report = await world.recount(tenant)
+
+    assert report.missing.examples == (gone,)
+    assert report.wrong_size.examples == (changed,)
+    assert report.untracked.examples == (f"crawl/{tenant.id}/page.html",)
+    keys = {key: size for key, size in (await world.keys()).items() if str(tenant.id) in key}
+    usage = {item.content_type: (item.total_bytes, item.objects_count) for item in report.usage}
+    assert usage["crawl"] == (8, 1)
+    assert sum(bytes_ for bytes_, _ in usage.values()) == sum(keys.values())
+    assert sum(objects for _, objects in usage.values()) == len(keys)
+
+
+@dataclass
+class BrokenListing:
+    """A bucket whose listings break off after the first chunk, as a server's do that dies in between."""
+
+    bucket: S3Bucket
+
+    async def get(self, key: str) -> bytes | None:
+        """Read as ever."""
+        return await self.bucket.get(key)
+
+    async def put(self, key: str, body: bytes, *, mime: str, encoding: str | None = None) -> None:
+        """Write as ever."""
+        await self.bucket.put(key, body, mime=mime, encoding=encoding)
+
+    async def list(self, prefix: str) -> AsyncIterator[Sequence[StoredObject]]:
+        """Break off."""
+        async for chunk in self.bucket.list(prefix):
+            yield chunk[:1]
+            raise StorageUnavailable(f"the listing of {prefix} broke off")
+
+
+async def test_broken_listing_changes_nothing(world: World, tmp_path: Path) -> None:
+    """A listing that breaks off is not an empty bucket."""
+    tenant = await world.tenant("Broken")
+    await world.load(tenant, some_photos(tmp_path / "in", count=3))
+    await world.store_media(tenant)
+    usage = "SELECT content_type, total_bytes, objects_count FROM tenant_storage_usage ORDER BY 1"
+    before = await world.database.pool.fetch(usage)
+    with pytest.raises(StorageUnavailable, match="broke off"):
+        await world.recount(tenant, store=BrokenListing(world.bucket))
+    assert await world.database.pool.fetch(usage) == before
+
+
+async def test_quota_blocks_and_lets_go(world: World, tmp_path: Path) -> None:
+    """A put over the tenant's limit is blocked with figures and stays to do; with more room the next pass makes it."""
+    tenant = await world.tenant("Tight")
+    folder = some_photos(tmp_path / "in", count=4)
+    await world.load(tenant, folder)
+    sizes = sorted(path.stat().st_size for path in folder.iterdir())
+    roomy = world.limits
+    world.limits = replace(roomy, tenant_bytes=sum(sizes) - 1)
+    blocked = await world.store_media(tenant)
+    assert blocked.reasons["tenant_limit"] >= 1
+    assert sum((await world.keys("media/")).values()) <= world.limits.tenant_bytes
+    row = await world.database.pool.fetchrow("SELECT reason, error FROM post_media WHERE state = 'blocked'")
+    assert row["reason"] == "tenant_limit"
+    assert str(world.limits.tenant_bytes) in row["error"]
+    world.limits = roomy
+    assert (await world.store_media(tenant)).states == {"stored": blocked.states["blocked"]}
+    assert len(await world.keys("media/")) == 4
+
+
+async def test_blocked_result_is_kept_in_postgres(world: World, tmp_path: Path) -> None:
+    """A result that the quota keeps out of S3 is not lost: its row has it, without a key and with the reason."""
+    tenant = await world.tenant("Paid for")
+    await world.load(tenant, some_photos(tmp_path / "in", count=1))
+    await world.store_media(tenant)
+    world.limits = replace(world.limits, type_bytes={**world.limits.type_bytes, "vision": 1})
+    await world.analyse(tenant)
+    row = await world.database.pool.fetchrow("SELECT s3_key, reason, result FROM vision_results")
+    assert (row["s3_key"], row["reason"]) == (None, "type_limit")
+    assert row["result"]["analysis"]["classification"]["kind"]
+    assert await world.keys("vision/") == {}
+
+
+async def test_albums_are_one_row_and_one_summary(world: World) -> None:
+    """An album is one post: one row, one summary in S3; its broken picture holds nobody up."""
+    tenant = await world.tenant("Albums")
+    await run_all(world, tenant, CITY)
+    rows = await world.database.pool.fetch(
+        "SELECT e.data, e.status FROM post_enrichment e JOIN posts p ON p.id = e.post_id WHERE p.grouped_id IS NOT NULL"
+    )
+    assert rows
+    summaries = await world.keys("album/")
+    assert {row["data"]["album_summary_s3_key"] for row in rows} == summaries.keys()
+    broken = [row for row in rows if any(medium["state"] == "rejected" for medium in row["data"]["media"])]
+    assert broken
+    assert all(row["status"] == "partial" and row["data"]["s3_keys_list"] for row in broken)
+
+
+async def test_hashes_of_another_algorithm_are_made_again(world: World, tmp_path: Path) -> None:
+    """`phash_index` alone reads from S3 what lacks a hash of the present algorithm, and only that."""
+    tenant = await world.tenant("Rehash")
+    await world.load(tenant, some_photos(tmp_path / "in", count=3))
+    await world.store_media(tenant)
+    hashes = "SELECT sha256, algorithm, phash, phash256, thumbnail FROM phash_index ORDER BY sha256"
+    before = await world.database.pool.fetch(hashes)
+    await world.database.pool.execute(
+        "UPDATE phash_index SET algorithm = 'older', phash = 0 WHERE sha256 = $1", before[1]["sha256"]
+    )
+    assert (await world.media_pass(tenant).hash_stored_media()).hashed == 1
+    assert await world.database.pool.fetch(hashes) == before

@@ -1,0 +1,1 @@
+"""Multi-tenant media intelligence for Telegram posts, as a Dagster project."""

@@ -1,0 +1,113 @@
+"""Postgres: the pool, and the named SQL statements beside the modules that run them.
+
+One module and one `.sql` file a subject. What is not here: decisions (`core/`).
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import aiosql
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from vision_assets.core.errors import DatabaseUnavailable
+
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+
+
+def statements(subject: str) -> Any:
+    """Load the named statements of one subject.
+
+    Args:
+        subject: Name of the `.sql` file beside this module.
+    """
+    return aiosql.from_path(Path(__file__).with_name(f"{subject}.sql"), "asyncpg")
+
+
+async def _set_codecs(connection: "asyncpg.Connection[Any]") -> None:
+    await connection.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        encoder=lambda value: b"\x01" + json.dumps(value, ensure_ascii=False).encode(),
+        decoder=lambda body: json.loads(body[1:]),
+        format="binary",
+    )
+
+
+_UNREACHABLE = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn a driver's "nobody there" into the project's error."""
+    try:
+        yield
+    except _UNREACHABLE as error:
+        raise DatabaseUnavailable(
+            f"Postgres does not answer: {error or type(error).__name__}. Start the parts with `vision-assets up`, "
+            "or check DATABASE_URL."
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A pool of the event loop that runs."""
+
+    pool: "asyncpg.Pool[asyncpg.Record]"
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, database_url: str, *, max_size: int = 8) -> "AsyncIterator[Database]":
+        """Open a pool and close it at the end.
+
+        Args:
+            database_url: postgresql://user:password@host:port/database.
+            max_size: Connections at most.
+
+        Raises:
+            DatabaseUnavailable: Nobody answers there.
+        """
+        with _translated():
+            pool = await asyncpg.create_pool(database_url, min_size=1, max_size=max_size, init=_set_codecs)
+        async with pool:
+            yield cls(pool)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lend a connection; each statement commits by itself.
+
+        Raises:
+            DatabaseUnavailable: Transient.
+        """
+        with _translated():
+            async with self.pool.acquire() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Lend a connection inside one transaction.
+
+        Raises:
+            DatabaseUnavailable: Transient; whether it was committed is unknown when the commit itself broke off.
+        """
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+
+@asynccontextmanager
+async def open_pool(database_url: str, *, max_size: int = 8) -> AsyncIterator["asyncpg.Pool[asyncpg.Record]"]:
+    """Transitional: use `Database.open`."""
+    async with Database.open(database_url, max_size=max_size) as database:
+        yield database.pool

@@ -1,0 +1,181 @@
+"""Results and the neighbour index in Postgres. What is not here: which neighbour is a donor (`core/analysis.py`)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from vision_assets.clients.postgres import Database, statements
+from vision_assets.clients.postgres.ledger import record_counts, record_dead_letters, resolve_dead_letters
+from vision_assets.clients.postgres.media import signed
+from vision_assets.core.analysis import Medium, Neighbour
+from vision_assets.core.errors import InputRejected, MediaMissing
+from vision_assets.core.neighbours import RADIUS_BITS, Fingerprint, probes
+from vision_assets.core.phash import ALGORITHM
+from vision_assets.core.tenants import TenantId
+from vision_assets.core.vision import SCHEMA_VERSION, VisionProvider, VisionResult
+
+sql = statements("vision")
+
+STAGE = "vision_results"
+
+
+def _identity(provider: VisionProvider) -> dict[str, str]:
+    return {
+        "provider": provider.name,
+        "model": provider.model,
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": provider.fingerprint,
+    }
+
+
+def _fingerprint(row: Mapping[str, Any]) -> Fingerprint:
+    return Fingerprint(
+        phash=row["phash"] & 0xFFFF_FFFF_FFFF_FFFF,
+        phash256=row["phash256"],
+        thumbnail=row["thumbnail"],
+        width=row["width"],
+        height=row["height"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresVision:
+    """Implements `core.analysis.VisionLedger`."""
+
+    database: Database
+
+    async def unanalysed(
+        self, tenant_id: TenantId, *, provider: VisionProvider, after: tuple[int, int, str], limit: int
+    ) -> Sequence[Medium]:
+        """See the Protocol."""
+        after_seq, after_position, after_sha256 = after
+        async with self.database.connection() as connection:
+            rows = sql.unanalysed(
+                connection,
+                tenant_id=tenant_id,
+                algorithm=ALGORITHM,
+                after_seq=after_seq,
+                after_position=after_position,
+                after_sha256=after_sha256,
+                row_limit=limit,
+                **_identity(provider),
+            )
+            return [
+                Medium(
+                    sha256=row["sha256"],
+                    mime=row["mime"],
+                    s3_key=row["s3_key"],
+                    order=(row["first_post_seq"], row["first_position"]),
+                    fingerprint=None if row["phash"] is None else _fingerprint(row),
+                )
+                async for row in rows
+            ]
+
+    async def earlier_neighbours(
+        self, tenant_id: TenantId, medium: Medium, *, provider: VisionProvider
+    ) -> Sequence[Neighbour]:
+        """See the Protocol."""
+        if medium.fingerprint is None:
+            return ()
+        before_seq, before_position = medium.order
+        async with self.database.connection() as connection:
+            rows = sql.earlier_neighbours(
+                connection,
+                tenant_id=tenant_id,
+                algorithm=ALGORITHM,
+                phash=signed(medium.fingerprint.phash),
+                radius_bits=RADIUS_BITS,
+                before_seq=before_seq,
+                before_position=before_position,
+                before_sha256=medium.sha256,
+                **{f"chunk{chunk}": values for chunk, values in enumerate(probes(medium.fingerprint.phash))},
+                **_identity(provider),
+            )
+            return [
+                Neighbour(
+                    sha256=row["sha256"],
+                    order=(row["first_post_seq"], row["first_position"]),
+                    fingerprint=_fingerprint(row),
+                    result=None if row["result"] is None else VisionResult.model_validate(row["result"]),
+                )
+                async for row in rows
+            ]
+
+    async def record_result(
+        self,
+        tenant_id: TenantId,
+        result: VisionResult,
+        *,
+        how: str,
+        s3_key: str | None,
+        s3_bytes: int | None,
+        reason: str | None,
+    ) -> None:
+        """See the Protocol."""
+        provenance = result.provenance
+        async with self.database.transaction() as connection:
+            await sql.record_result(
+                connection,
+                tenant_id=tenant_id,
+                sha256=result.sha256,
+                provider=provenance.provider,
+                model=provenance.model,
+                schema_version=provenance.schema_version,
+                fingerprint=provenance.fingerprint,
+                status=result.analysis.status,
+                method=provenance.method,
+                reason=reason,
+                error=None,
+                donor_sha256=provenance.donor_sha256,
+                distance_bits=provenance.distance_bits,
+                result=result.model_dump(mode="json"),
+                provenance=provenance.model_dump(mode="json"),
+                s3_key=s3_key,
+                s3_bytes=s3_bytes,
+                tokens_used=result.analysis.tokens_used,
+                cost_microunits=result.analysis.cost_microunits,
+                analyzed_at=result.analyzed_at,
+            )
+            await resolve_dead_letters(connection, tenant_id, stage=STAGE, items=[result.sha256])
+            await record_counts(
+                connection, tenant_id, "vision_media_total", [{"result": result.analysis.status, "reason": how}]
+            )
+
+    async def record_error(
+        self, tenant_id: TenantId, medium: Medium, error: InputRejected, *, provider: VisionProvider
+    ) -> None:
+        """See the Protocol."""
+        async with self.database.transaction() as connection:
+            await sql.record_result(
+                connection,
+                tenant_id=tenant_id,
+                sha256=medium.sha256,
+                status="error",
+                method="new",
+                reason=error.reason,
+                error=str(error),
+                donor_sha256=None,
+                distance_bits=None,
+                result=None,
+                provenance=_identity(provider),
+                s3_key=None,
+                s3_bytes=None,
+                tokens_used=0,
+                cost_microunits=0,
+                analyzed_at=datetime.now(UTC),
+                **_identity(provider),
+            )
+            await record_dead_letters(
+                connection, tenant_id, [(STAGE, medium.sha256, type(error).__name__, error.reason, str(error))]
+            )
+            await record_counts(
+                connection, tenant_id, "vision_media_total", [{"result": "error", "reason": error.reason}]
+            )
+
+    async def record_object_missing(self, tenant_id: TenantId, medium: Medium, error: MediaMissing) -> None:
+        """See the Protocol."""
+        async with self.database.connection() as connection:
+            await record_dead_letters(
+                connection, tenant_id, [(STAGE, medium.sha256, type(error).__name__, error.reason, str(error))]
+            )

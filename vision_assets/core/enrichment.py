@@ -1,0 +1,221 @@
+"""What is known of a post: the results of all its pictures in one row, as readers of `post_enrichment` expect it.
+
+The first result is the base; texts, labels and barcodes of the others are merged in. A picture that has no result is
+listed with its reason and holds nobody up.
+What is not here: the results themselves (`analysis.py`) and the search document (`search.py`).
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+import structlog
+
+from vision_assets.core.errors import QuotaExceeded, TransientError
+from vision_assets.core.quota import QuotaGuardedStore
+from vision_assets.core.storage import album_key
+from vision_assets.core.tenants import TenantId
+from vision_assets.core.vision import VisionResult
+
+log = structlog.get_logger(__name__)
+
+KIND = "vision"
+PAGE_SIZE = 200
+MAX_LABELS = 20
+
+AGGREGATION_VERSION = "1"
+"""Part of every row's `params_hash`: with another one, every post is aggregated anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureOfPost:
+    """One picture of a post, in whatever state it is.
+
+    Attributes:
+        state: Of the reference: `stored`, `missing`, `rejected` …
+        reason: Why there is no result, when there is none.
+        result: None when there is none (yet).
+        s3_key: Of the result; None when the quota kept it out of S3.
+    """
+
+    position: int
+    state: str
+    reason: str | None
+    sha256: str | None
+    result: VisionResult | None
+    s3_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PostToEnrich:
+    """A post whose pictures' states or results are not those that its row was made of.
+
+    Attributes:
+        params_hash: Of the present states and results; stored with the row.
+        grouped_id: Of its album; None for a single picture.
+    """
+
+    post_id: UUID
+    grouped_id: int | None
+    params_hash: str
+    pictures: tuple[PictureOfPost, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Enrichment:
+    """A row of `post_enrichment`."""
+
+    post_id: UUID
+    provider: str
+    params_hash: str
+    data: dict[str, Any]
+    status: str
+    error: str | None
+
+
+@dataclass(slots=True)
+class EnrichmentReport:
+    """What a pass did.
+
+    Attributes:
+        statuses: Posts by status: `ok`, `partial` (a picture has no full result), `error` (none has any).
+    """
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    albums: int = 0
+    puts: int = 0
+    put_bytes: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+class EnrichmentLedger(Protocol):
+    """The registry of enriched posts."""
+
+    async def unenriched(
+        self, tenant_id: TenantId, *, provider: str, model: str, after: int, limit: int
+    ) -> tuple[Sequence[PostToEnrich], int]:
+        """List posts whose inputs changed, by seq after `after`; tell the seq of the last."""
+        ...
+
+    async def record(self, tenant_id: TenantId, rows: Sequence[Enrichment]) -> None:
+        """Write rows in one transaction."""
+        ...
+
+
+def merged(values: Iterable[str], *, limit: int | None = None) -> list[str]:
+    """Put lists together: each value once, in the order of first appearance."""
+    return list(dict.fromkeys(values))[:limit]
+
+
+def enrich(post: PostToEnrich, *, provider: str) -> Enrichment:
+    """Aggregate the results of a post's pictures; pure."""
+    seen = [picture for picture in post.pictures if picture.result is not None]
+    results = [picture.result for picture in seen if picture.result is not None]
+    data: dict[str, Any] = {
+        "album_size": len(post.pictures),
+        "media": [
+            {
+                "position": picture.position,
+                "state": picture.state,
+                "reason": picture.reason,
+                "sha256": picture.sha256,
+                "analysed": picture.result is not None,
+            }
+            for picture in post.pictures
+        ],
+    }
+    without = [f"picture {p.position + 1}: {p.reason or p.state}" for p in post.pictures if p.result is None]
+    error = "; ".join(without) or None
+    if not results:
+        data |= {"vision_labels_agg": [], "ocr_present": False, "s3_keys": {}, "s3_keys_list": []}
+        return Enrichment(post.post_id, provider, post.params_hash, data, "error", error)
+    base = results[0]
+    texts = merged(text for result in results if (text := result.analysis.ocr.text))
+    keys = [picture for picture in seen if picture.s3_key]
+    data |= base.analysis.model_dump(mode="json", exclude={"status", "measurement", "labels", "ocr"}) | {
+        "classification": base.analysis.classification.kind,
+        "classification_confidence": base.analysis.classification.confidence,
+        "labels": base.analysis.labels,
+        "ocr": base.analysis.ocr.model_dump(mode="json") | {"text": "\n".join(texts) or base.analysis.ocr.text},
+        "ocr_text": "\n".join(texts) or None,
+        "ocr_present": bool(texts),
+        "is_meme": any(result.analysis.is_meme for result in results),
+        "vision_labels_agg": merged(
+            (label for result in results for label in result.analysis.labels), limit=MAX_LABELS
+        ),
+        "barcodes": merged(code.text for result in results for code in result.analysis.measurement.barcodes),
+        "dominant_colors": base.analysis.measurement.dominant_colors,
+        "s3_keys": {"image": keys[0].s3_key} if keys else {},
+        "s3_keys_list": [
+            {"sha256": p.sha256, "s3_key": p.s3_key, "analyzed_at": _iso(p.result.analyzed_at)}
+            for p in keys
+            if p.result is not None
+        ],
+        "provider": base.provenance.provider,
+        "model": base.provenance.model,
+        "schema_version": base.provenance.schema_version,
+        "analysis_reason": base.analysis_reason,
+        "analyzed_at": _iso(base.analyzed_at),
+        "tokens_used": sum(result.analysis.tokens_used for result in results),
+        "cost_microunits": sum(result.analysis.cost_microunits for result in results),
+    }
+    complete = not without and all(result.analysis.status == "ok" for result in results)
+    return Enrichment(post.post_id, provider, post.params_hash, data, "ok" if complete else "partial", error)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat()
+
+
+@dataclass(slots=True)
+class EnrichmentPass:
+    """One pass over a tenant's posts with pictures."""
+
+    tenant_id: TenantId
+    provider: str
+    model: str
+    quota: QuotaGuardedStore
+    ledger: EnrichmentLedger
+    on_progress: Callable[[int], None] = lambda _: None
+    report: EnrichmentReport = field(default_factory=EnrichmentReport)
+
+    async def enrich_posts(self) -> EnrichmentReport:
+        """Aggregate every post whose pictures' states or results changed; an album gets its summary in S3 too."""
+        after = -1
+        while True:
+            page, after = await self.ledger.unenriched(
+                self.tenant_id, provider=self.provider, model=self.model, after=after, limit=PAGE_SIZE
+            )
+            if not page:
+                return self.report
+            rows = [row for post in page if (row := await self._row(post)) is not None]
+            await self.ledger.record(self.tenant_id, rows)
+            for row in rows:
+                self.report.statuses[row.status] += 1
+            self.on_progress(len(page))
+
+    async def _row(self, post: PostToEnrich) -> Enrichment | None:
+        row = enrich(post, provider=self.provider)
+        if post.grouped_id is None:
+            return row
+        # Albums inferred from an export have no id of Telegram's own, so the post's id names the summary.
+        key = album_key(self.tenant_id, post.post_id)
+        body = json.dumps(row.data, ensure_ascii=False, sort_keys=True).encode()
+        try:
+            await self.quota.put(self.tenant_id, key, body, content_type="vision", mime="application/json")
+        except QuotaExceeded as error:
+            log.warning("album.summary_blocked", post_id=str(post.post_id), reason=error.reason)
+            return row
+        except TransientError as error:
+            log.exception("album.summary_failed", post_id=str(post.post_id), error_type=type(error).__name__)
+            self.report.failures.append(f"{key}: {error}")
+            return None
+        self.report.albums += 1
+        self.report.puts += 1
+        self.report.put_bytes += len(body)
+        row.data["album_summary_s3_key"] = key
+        return row

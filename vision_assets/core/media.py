@@ -1,0 +1,308 @@
+"""The one pass over a picture's bytes: read, hashed, sniffed, decoded, perceptually hashed, stored.
+
+Work is a question to the ledger ("references without an object, objects without a hash"), so a pass may be repeated or
+broken off anywhere. What is not here: how pictures are decoded (`pictures.py`) and looked at (`analysis.py`).
+"""
+
+import asyncio
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from vision_assets.core.errors import InputRejected, MediaMissing, QuotaExceeded, TransientError
+from vision_assets.core.phash import ALGORITHM, PerceptualHash, perceptual_hash
+from vision_assets.core.pictures import PictureHeader, decode_upright, probe
+from vision_assets.core.quota import QuotaGuardedStore
+from vision_assets.core.storage import ObjectStore, media_key
+from vision_assets.core.tenants import TenantId
+
+log = structlog.get_logger(__name__)
+
+MAX_IMAGE_BYTES = 15 * 2**20
+PAGE_SIZE = 200
+
+HASH_FULL_SIZE_PIXELS = 4_000_000
+"""Larger JPEGs are hashed from a bitmap scaled while decoding; up to here every pixel counts."""
+HASH_SCALED_EDGE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A picture that a post refers to."""
+
+    post_id: UUID
+    position: int
+    post_seq: int
+    source_uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class MediaObject:
+    """A picture as it lies in S3."""
+
+    sha256: str
+    mime: str
+    bytes: int
+    width: int
+    height: int
+    frames: int
+    s3_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What one pass over the bytes tells."""
+
+    sha256: str
+    header: PictureHeader
+    hash: PerceptualHash
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one reference: stored, or another state with its reason."""
+
+    reference: Reference
+    state: str
+    object: MediaObject | None = None
+    hash: PerceptualHash | None = None
+    reason: str | None = None
+    error: str | None = None
+    error_class: str | None = None
+
+
+@dataclass(slots=True)
+class MediaReport:
+    """What a pass did.
+
+    Attributes:
+        states: References by what became of them.
+        reasons: References that were not stored, by reason.
+        failures: Transient faults; the references stay to do.
+    """
+
+    states: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    puts: int = 0
+    put_bytes: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class HashReport:
+    """What a pass over stored pictures did."""
+
+    hashed: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+
+class MediaSource(Protocol):
+    """Where the bytes of a reference come from."""
+
+    async def read(self, source_uri: str, *, limit_bytes: int) -> bytes:
+        """Read a whole file.
+
+        Raises:
+            MediaMissing: There is no such file now.
+            InputRejected: It must not be read (`symbolic_link`, `not_a_file`) or is too large (`too_many_bytes`).
+        """
+        ...
+
+
+class MediaLedger(Protocol):
+    """The registry of references, objects and hashes."""
+
+    async def count_unfinished(self, tenant_id: TenantId) -> int:
+        """Count the references that are to do."""
+        ...
+
+    async def unfinished(
+        self, tenant_id: TenantId, *, after: tuple[int, int] | None, limit: int
+    ) -> Sequence[Reference]:
+        """List references that are to do, in the order of the posts, after (post_seq, position)."""
+        ...
+
+    async def find_object(self, tenant_id: TenantId, sha256: str) -> MediaObject | None:
+        """Find a stored picture of this tenant."""
+        ...
+
+    async def record(self, tenant_id: TenantId, outcomes: Sequence[Outcome]) -> None:
+        """Write what became of references, with their objects, hashes and dead letters, in one transaction."""
+        ...
+
+    async def unhashed(
+        self, tenant_id: TenantId, *, algorithm: str, after: str | None, limit: int
+    ) -> Sequence[MediaObject]:
+        """List stored pictures that have no hash of this algorithm, by sha256."""
+        ...
+
+    async def record_hashes(self, tenant_id: TenantId, hashes: Sequence[tuple[str, PerceptualHash]]) -> None:
+        """Write hashes of stored pictures."""
+        ...
+
+    async def record_dead_letter(
+        self, tenant_id: TenantId, *, stage: str, item: str, error_class: str, reason: str, message: str
+    ) -> None:
+        """Keep what could not be done, once an item."""
+        ...
+
+
+def examine(content: bytes) -> Examined:
+    """Hash, sniff, decode and perceptually hash a picture, decoding once.
+
+    Raises:
+        InputRejected: It is not a picture that can be used; the reason says why.
+    """
+    header = probe(content)
+    scaled = header.format == "jpeg" and header.width * header.height > HASH_FULL_SIZE_PIXELS
+    image = decode_upright(content, max_edge=HASH_SCALED_EDGE if scaled else None)
+    return Examined(
+        sha256=hashlib.sha256(content).hexdigest(),
+        header=header,
+        hash=perceptual_hash(image, flags=("animated",) if header.frames > 1 else ()),
+    )
+
+
+@dataclass(slots=True)
+class MediaPass:
+    """One pass over a tenant's pictures.
+
+    Attributes:
+        concurrency: Files read and uploaded at once.
+        decode_threads: Pictures decoded at once; each holds a bitmap.
+    """
+
+    tenant_id: TenantId
+    source: MediaSource
+    store: ObjectStore
+    quota: QuotaGuardedStore
+    ledger: MediaLedger
+    concurrency: int = 8
+    decode_threads: int = 2
+    on_progress: Callable[[int], None] = lambda _: None
+    _reading: asyncio.Semaphore = field(init=False)
+    _decoding: asyncio.Semaphore = field(init=False)
+    _same_bytes: defaultdict[str, asyncio.Lock] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._reading = asyncio.Semaphore(self.concurrency)
+        self._decoding = asyncio.Semaphore(self.decode_threads)
+        self._same_bytes = defaultdict(asyncio.Lock)
+
+    async def store_media(self) -> MediaReport:
+        """Store every picture that is to do, once a tenant, and hash it while its bytes are in memory.
+
+        A bad picture becomes a dead letter; a transient fault leaves its reference to do and is reported.
+        """
+        report = MediaReport()
+        after: tuple[int, int] | None = None
+        while page := await self.ledger.unfinished(self.tenant_id, after=after, limit=PAGE_SIZE):
+            after = (page[-1].post_seq, page[-1].position)
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._store_one(reference, report)) for reference in page]
+            await self.ledger.record(self.tenant_id, [outcome for task in tasks if (outcome := task.result())])
+            self._same_bytes.clear()
+            self.on_progress(len(page))
+        return report
+
+    async def _store_one(self, reference: Reference, report: MediaReport) -> Outcome | None:
+        with structlog.contextvars.bound_contextvars(source_uri=reference.source_uri):
+            async with self._reading:
+                try:
+                    outcome = await self._stored(reference, report)
+                except (InputRejected, QuotaExceeded) as error:
+                    state = {MediaMissing: "missing", QuotaExceeded: "blocked"}.get(type(error), "rejected")
+                    log.warning("media.not_stored", state=state, reason=error.reason, error=str(error))
+                    report.reasons[error.reason] += 1
+                    outcome = Outcome(
+                        reference, state, reason=error.reason, error=str(error), error_class=type(error).__name__
+                    )
+                except TransientError as error:
+                    log.exception("media.failed", error_type=type(error).__name__)
+                    report.failures.append(str(error))
+                    return None
+            report.states[outcome.state] += 1
+            return outcome
+
+    async def _stored(self, reference: Reference, report: MediaReport) -> Outcome:
+        content = await self.source.read(reference.source_uri, limit_bytes=MAX_IMAGE_BYTES)
+        async with self._decoding:
+            try:
+                examined = await asyncio.to_thread(examine, content)
+            except InputRejected as error:
+                raise InputRejected(error.reason, f"{reference.source_uri}: {error}") from error
+        with structlog.contextvars.bound_contextvars(sha256=examined.sha256):
+            # Two references of one page may bring the same bytes: the second one finds the object counted.
+            async with self._same_bytes[examined.sha256]:
+                stored = await self.ledger.find_object(self.tenant_id, examined.sha256)
+                if stored is None:
+                    stored = _media_object(self.tenant_id, examined, len(content))
+                    if await self.quota.put(
+                        self.tenant_id,
+                        stored.s3_key,
+                        content,
+                        content_type="media",
+                        mime=stored.mime,
+                        immutable=True,
+                    ):
+                        report.puts += 1
+                        report.put_bytes += stored.bytes
+            log.debug("media.stored", s3_key=stored.s3_key)
+        return Outcome(reference, "stored", object=stored, hash=examined.hash)
+
+    async def hash_stored_media(self) -> HashReport:
+        """Hash every stored picture that has no hash of the present algorithm, from the bytes in S3."""
+        report = HashReport()
+        after: str | None = None
+        while page := await self.ledger.unhashed(self.tenant_id, algorithm=ALGORITHM, after=after, limit=PAGE_SIZE):
+            after = page[-1].sha256
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._hash_one(stored, report)) for stored in page]
+            hashes = [hashed for task in tasks if (hashed := task.result())]
+            await self.ledger.record_hashes(self.tenant_id, hashes)
+            report.hashed += len(hashes)
+        return report
+
+    async def _hash_one(self, stored: MediaObject, report: HashReport) -> tuple[str, PerceptualHash] | None:
+        with structlog.contextvars.bound_contextvars(sha256=stored.sha256):
+            async with self._reading:
+                try:
+                    content = await self.store.get(stored.s3_key)
+                    if content is None:
+                        raise MediaMissing(f"{stored.s3_key} is not in S3 any more; import its post again")
+                    async with self._decoding:
+                        return stored.sha256, (await asyncio.to_thread(examine, content)).hash
+                except InputRejected as error:
+                    log.warning("media.not_hashed", reason=error.reason, error=str(error))
+                    report.reasons[error.reason] += 1
+                    await self.ledger.record_dead_letter(
+                        self.tenant_id,
+                        stage="phash_index",
+                        item=stored.sha256,
+                        error_class=type(error).__name__,
+                        reason=error.reason,
+                        message=str(error),
+                    )
+                except TransientError as error:
+                    log.exception("media.failed", error_type=type(error).__name__)
+                    report.failures.append(str(error))
+        return None
+
+
+def _media_object(tenant_id: TenantId, examined: Examined, size_bytes: int) -> MediaObject:
+    header = examined.header
+    return MediaObject(
+        sha256=examined.sha256,
+        mime=header.mime,
+        bytes=size_bytes,
+        width=header.width,
+        height=header.height,
+        frames=header.frames,
+        s3_key=media_key(tenant_id, examined.sha256, extension=header.ext),
+    )

@@ -1,0 +1,69 @@
+"""Near-duplicates of one tenant: which hashes are candidates, and which candidate is the same picture.
+
+The hash alone is not safe: screenshots of one program and pages of one form collide. So a candidate must also agree in
+the 256-bit hash, the aspect ratio and every cell of the thumbnail.
+What is not here: whether the donor's result may be reused (`analysis.py`), the index (`clients/postgres/vision.py`).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+RADIUS_BITS = 6
+RADIUS_256_BITS = 10
+ASPECT_TOLERANCE = 0.015
+CELL_TOLERANCE = 8
+"""Largest difference of one of 64×64 luma cells, of 255, after the means are subtracted."""
+
+CHUNKS = 4
+CHUNK_BITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What of a picture is compared."""
+
+    phash: int
+    phash256: bytes
+    thumbnail: bytes
+    width: int
+    height: int
+
+
+def probes(phash: int) -> tuple[list[int], ...]:
+    """List, for each 16-bit chunk of a hash, the values that a neighbour within 6 bits may have there.
+
+    Six differing bits over four chunks leave at least one chunk with one or none, so every neighbour matches a probe.
+    The last chunk needs only its own value: were the first three all two bits off, it would be equal.
+
+    Args:
+        phash: Unsigned 64 bits.
+
+    Returns:
+        For chunk 0 (the lowest 16 bits) to chunk 3, values to look for.
+    """
+    chunks = [(phash >> (CHUNK_BITS * chunk)) & 0xFFFF for chunk in range(CHUNKS)]
+    near = [[value, *(value ^ (1 << bit) for bit in range(CHUNK_BITS))] for value in chunks[:-1]]
+    return (*near, [chunks[-1]])
+
+
+def distance_bits(left: int, right: int) -> int:
+    """Count the bits that differ."""
+    return (left ^ right).bit_count()
+
+
+def same_picture(left: Fingerprint, right: Fingerprint) -> bool:
+    """Decide whether two pictures are copies of one in another size or compression.
+
+    Both hashes must be free of flags. Crops, borders, captions and flips are other pictures.
+    """
+    if distance_bits(left.phash, right.phash) > RADIUS_BITS:
+        return False
+    if distance_bits(int.from_bytes(left.phash256, "big"), int.from_bytes(right.phash256, "big")) > RADIUS_256_BITS:
+        return False
+    aspects = left.width / left.height, right.width / right.height
+    if max(aspects) / min(aspects) - 1 > ASPECT_TOLERANCE:
+        return False
+    cells = [np.frombuffer(side.thumbnail, dtype=np.uint8).astype(np.float32) for side in (left, right)]
+    cells = [side - side.mean() for side in cells]
+    return bool(np.abs(cells[0] - cells[1]).max() <= CELL_TOLERANCE)

@@ -1,0 +1,254 @@
+"""From bytes to an upright RGB bitmap, safely: sniff by content, refuse by header, then decode.
+
+What is not here: what is computed from the bitmap (`measurement.py`, `kind.py`), and hashing or storing the bytes.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFile
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from vision_assets.core.errors import InputRejected
+
+MAX_PIXELS = 80_000_000
+# These decoders hold several bitmaps at once: 121 MP took more than 1 GB.
+MAX_PIXELS_OF_HUNGRY_DECODERS = 25_000_000
+
+# One plugin for each format, chosen by magic. `Image.open` would try others (EPS calls Ghostscript), turn a JPEG with a
+# preview inside into an MPO, and warn of large pictures before our own limit is asked.
+_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
+    "jpeg": JpegImageFile,
+    "png": PngImageFile,
+    "webp": WebPImageFile,
+    "gif": GifImageFile,
+    "bmp": BmpImageFile,
+    "tiff": TiffImageFile,
+    "avif": AvifImageFile,
+}
+
+_MAGIC = (
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+)
+_OTHER_PICTURES = (
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (b"8BPS", "Photoshop"),
+    (b"\0\0\1\0", "an icon (ICO)"),
+    (b"II+\0", "BigTIFF"),
+    (b"MM\0+", "BigTIFF"),
+)
+_OTHER_FILES = (
+    (b"%PDF", "PDF"),
+    (b"%!PS", "PostScript"),
+    (b"\xc5\xd0\xd3\xc6", "PostScript (EPS)"),
+    (b"PK\3\4", "a ZIP archive or an office document"),
+    (b"\x1f\x8b", "gzip"),
+    (b"\x1a\x45\xdf\xa3", "a Matroska or WebM video"),
+    (b"OggS", "Ogg audio"),
+    (b"ID3", "MP3 audio"),
+    (b"RIFF", "audio or video (RIFF)"),
+)
+_AVIF_BRANDS = {b"avif", b"avis"}
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+
+# In what Pillow's plugins say when the bytes end too soon; they have no common error class for it.
+_SIGNS_OF_TRUNCATION = ("truncated", "unpack", "expecting to read", "incomplete")
+
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PictureHeader:
+    """What the first bytes say of a picture; nothing is decoded for it.
+
+    Attributes:
+        format: `jpeg`, `png`, `webp`, `gif`, `bmp`, `tiff` or `avif`, by content.
+        mime: For S3 and the policy.
+        ext: For the S3 key, without a dot.
+        width: Pixels, upright (EXIF orientation applied).
+        height: Pixels, upright.
+        frames: More than 1 is an animation or a TIFF of many pages.
+        mode: Pillow's name of the pixel layout, as stored.
+    """
+
+    format: str
+    mime: str
+    ext: str
+    width: int
+    height: int
+    frames: int
+    mode: str
+
+
+def probe(content: bytes) -> PictureHeader:
+    """Read the header and refuse what must not be decoded.
+
+    Raises:
+        InputRejected: `empty`, `not_a_picture`, `unsupported_format`, `truncated`, `too_many_pixels`, `decode_failed`.
+    """
+    picture_format = _sniff(content)
+    with _rejecting(picture_format):
+        return _header(_open(content, picture_format), picture_format)
+
+
+def decode_upright(content: bytes, *, max_edge: int | None = None) -> Image.Image:
+    """Decode the first frame to RGB: upright, alpha on white, 16-bit grey scaled, CMYK converted, ICC ignored.
+
+    Args:
+        content: The file as it came.
+        max_edge: Lets a large JPEG be decoded at a half, a quarter or an eighth, but never so that its longer edge
+            falls below this. Other formats come at full size all the same.
+
+    Raises:
+        InputRejected: As from `probe`, and whatever only the pixels show.
+    """
+    picture_format = _sniff(content)
+    with _rejecting(picture_format):
+        image = _open(content, picture_format)
+        _header(image, picture_format)
+        orientation = _orientation(image)
+        if max_edge is not None and isinstance(image, JpegImageFile):
+            # Pillow takes the largest reduction at which both edges stay at or above the size asked for.
+            scale = max_edge / max(image.size)
+            image.draft(None, (int(image.width * scale) + 1, int(image.height * scale) + 1))
+        image.load()
+        upright = _rgb(image)
+        transposition = _TRANSPOSITIONS.get(orientation)
+        return upright if transposition is None else upright.transpose(transposition)
+
+
+def _sniff(content: bytes) -> str:
+    if not content:
+        raise InputRejected("empty", "the file is empty; send it again")
+    for magic, picture_format in _MAGIC:
+        if content.startswith(magic):
+            return picture_format
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+        # Pillow says only "could not create decoder" of a WebP that is cut off.
+        if len(content) < 8 + int.from_bytes(content[4:8], "little"):
+            raise InputRejected("truncated", "the WebP picture is cut off; send it again")
+        return "webp"
+    if content[4:8] == b"ftyp":
+        brands = {content[8:12]} | {content[at : at + 4] for at in range(16, min(content[3], 64), 4)}
+        if brands & _AVIF_BRANDS:
+            return "avif"
+        if brands & _HEIF_BRANDS:
+            raise InputRejected("unsupported_format", "this is HEIC/HEIF; convert it to JPEG")
+        raise InputRejected("not_a_picture", "this looks like a video (MP4 or QuickTime), not a picture")
+    for magic, name in _OTHER_PICTURES:
+        if content.startswith(magic):
+            raise InputRejected("unsupported_format", f"this is {name}; convert it to JPEG")
+    raise InputRejected("not_a_picture", f"this looks like {_guess(content)}, not a picture")
+
+
+def _guess(content: bytes) -> str:
+    for magic, name in _OTHER_FILES:
+        if content.startswith(magic):
+            return name
+    head = content[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if b"<svg" in head:
+        return "SVG"
+    if head.startswith((b"<!doctype html", b"<html")) or b"<html" in head:
+        return "an HTML page"
+    if head.startswith(b"<"):
+        return "XML"
+    if head.startswith((b"{", b"[")):
+        return "JSON"
+    return "unknown data" if b"\0" in head else "text or unknown data"
+
+
+def _open(content: bytes, picture_format: str) -> ImageFile.ImageFile:
+    return _PLUGINS[picture_format](io.BytesIO(content))
+
+
+def _header(image: ImageFile.ImageFile, picture_format: str) -> PictureHeader:
+    width, height = image.size
+    hungry = picture_format in ("webp", "avif") or "progressive" in image.info
+    limit = MAX_PIXELS_OF_HUNGRY_DECODERS if hungry else MAX_PIXELS
+    if width * height > limit:
+        raise InputRejected(
+            "too_many_pixels",
+            f"{width}×{height} is {width * height / 1e6:.0f} MP; the limit is {limit / 1e6:.0f} MP for this kind of "
+            f"{picture_format}; send it smaller",
+        )
+    if _orientation(image) >= 5:
+        width, height = height, width
+    return PictureHeader(
+        format=picture_format,
+        mime=f"image/{picture_format}",
+        ext="jpg" if picture_format == "jpeg" else picture_format,
+        width=width,
+        height=height,
+        frames=getattr(image, "n_frames", 1),
+        mode=image.mode,
+    )
+
+
+def _orientation(image: ImageFile.ImageFile) -> int:
+    """Read EXIF's orientation from the header; `getexif` would decode a PNG, and Pillow turns a TIFF by itself."""
+    raw = image.info.get("exif")
+    if not raw or isinstance(image, TiffImageFile):
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(raw)
+        orientation = exif.get(_ORIENTATION_TAG, 1)
+    except Exception:  # noqa: BLE001 - broken EXIF raises many things, and is no reason to lose the picture
+        return 1
+    return orientation if orientation in _TRANSPOSITIONS else 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise InputRejected("unsupported_format", "the picture holds floating-point pixels; convert it to JPEG")
+    if image.mode.startswith("I"):
+        # A plain conversion would clip everything above 255 to white.
+        grey = np.clip(np.asarray(image, dtype=np.int32), 0, 65535) / 257
+        return Image.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+@contextmanager
+def _rejecting(picture_format: str) -> Iterator[None]:
+    """Turn whatever a decoder says of foreign bytes into one error."""
+    try:
+        yield
+    except (InputRejected, MemoryError):
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputRejected("too_many_pixels", f"the {picture_format} is too large: {error}") from error
+    except Exception as error:
+        if any(sign in str(error).lower() for sign in _SIGNS_OF_TRUNCATION):
+            raise InputRejected("truncated", f"the {picture_format} picture is cut off; send it again") from error
+        message = f"the {picture_format} picture is damaged ({error}); open it in an editor and save it again"
+        raise InputRejected("decode_failed", message) from error

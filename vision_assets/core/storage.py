@@ -1,0 +1,65 @@
+"""Where objects lie in S3, and what the core needs of an object store.
+
+What is not here: limits and usage (`quota.py`), and any real store (`clients/s3.py`).
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from vision_assets.core.tenants import TenantId
+
+ContentType = Literal["media", "vision", "crawl"]
+"""What usage is counted by. Albums' summaries count as `vision`: the usage table knows three types."""
+
+PREFIXES: dict[str, ContentType] = {"media": "media", "vision": "vision", "crawl": "crawl", "album": "vision"}
+"""Top-level folders of the bucket; below each stands one folder a tenant."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One line of a listing."""
+
+    key: str
+    bytes: int
+
+
+class ObjectStore(Protocol):
+    """An S3 bucket."""
+
+    async def get(self, key: str) -> bytes | None:
+        """Read a whole object.
+
+        Returns:
+            The body, decompressed never; None when there is no such object.
+
+        Raises:
+            StorageUnavailable: Transient.
+        """
+        ...
+
+    async def put(self, key: str, body: bytes, *, mime: str, encoding: str | None = None) -> None:
+        """Write a whole object; it is there in full or not at all.
+
+        Raises:
+            StorageUnavailable: Transient; the object may or may not be there.
+        """
+        ...
+
+    def list(self, prefix: str) -> AsyncIterator[Sequence[StoredObject]]:
+        """Walk all objects below a prefix, in chunks.
+
+        Raises:
+            StorageUnavailable: The walk broke off: what came so far is not the whole.
+        """
+        ...
+
+
+def media_key(tenant_id: TenantId, sha256: str, *, extension: str) -> str:
+    """Name the S3 object of a picture; the form is a contract with other readers."""
+    return f"media/{tenant_id}/{sha256[:2]}/{sha256}.{extension}"
+
+
+def album_key(tenant_id: TenantId, album_id: object) -> str:
+    """Name the S3 object of an album's summary; the form is a contract with other readers."""
+    return f"album/{tenant_id}/{album_id}_vision_summary_v1.json"

@@ -1,0 +1,200 @@
+"""What a vision result is (schema 1.0) and what a provider must offer.
+
+What is not here: the order of cache, reuse and call (`analysis.py`), and any provider (`clients/`).
+"""
+
+import gzip
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from vision_assets.core.tenants import TenantId
+
+SCHEMA_VERSION = "1.0"
+
+Label = Annotated[str, StringConstraints(min_length=1, to_lower=True, strip_whitespace=True)]
+
+
+class Kind(StrEnum):
+    """What sort of picture it is."""
+
+    PHOTO = "photo"
+    MEME = "meme"
+    DOCUMENT = "document"
+    SCREENSHOT = "screenshot"
+    INFOGRAPHIC = "infographic"
+    OTHER = "other"
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Ocr(_Value):
+    """The text that stands in the picture.
+
+    Attributes:
+        status: `ok` (the engine ran; an empty text means there is none), `unavailable` (no engine ran)
+            or `failed` (the engine broke off).
+        text: Recognised text, or None unless `status` is `ok`.
+        engine: Name and version of the engine.
+        confidence: Mean word confidence, 0–1; None where there is no text.
+        reason: Why there is no text when `status` is not `ok`, and what to do.
+    """
+
+    status: Literal["ok", "unavailable", "failed"]
+    text: str | None = None
+    engine: str | None = None
+    confidence: float | None = Field(default=None, ge=0, le=1)
+    reason: str | None = None
+
+
+class Barcode(_Value):
+    """A QR code or barcode and what it says."""
+
+    format: str
+    text: str
+
+
+class Measurement(_Value):
+    """What is computed from the pixels, whoever the provider is; never taken from a model.
+
+    Attributes:
+        width: Pixels, upright (EXIF orientation applied).
+        height: Pixels, upright.
+        dominant_colors: At most 5, `#rrggbb`, most frequent first.
+        blur: Variance of the Laplacian at 512 px; low means blurred.
+        barcodes: QR codes and barcodes found.
+    """
+
+    width: int = Field(gt=0)
+    height: int = Field(gt=0)
+    dominant_colors: list[str] = Field(max_length=5)
+    blur: float = Field(ge=0)
+    barcodes: list[Barcode]
+
+
+class Classification(_Value):
+    """The kind of picture.
+
+    Attributes:
+        kind: One of the six kinds.
+        confidence: 0–1, as modest as the method deserves.
+        method: What decided: `rules` or a model's name.
+    """
+
+    kind: Kind
+    confidence: float = Field(ge=0, le=1)
+    method: str
+
+
+class Analysis(_Value):
+    """What a provider answers about one picture. Whatever it does not know is None or empty, never invented.
+
+    Attributes:
+        status: `partial` when a part (OCR, say) could not be had.
+        description: At least 5 characters; None where the provider writes none.
+        nsfw_score: 0–1, None where unknown.
+        aesthetic_score: 0–1, None where unknown.
+        tokens_used: As billed by the provider; 0 for a local one.
+        cost_microunits: Millionths of the billing currency.
+        file_id: The provider's id of the upload, if there was one.
+    """
+
+    status: Literal["ok", "partial"]
+    classification: Classification
+    description: Annotated[str, StringConstraints(min_length=5)] | None = None
+    is_meme: bool
+    labels: list[Label] = Field(max_length=20)
+    objects: list[str] = Field(default_factory=list, max_length=10)
+    scene: str | None = None
+    ocr: Ocr
+    nsfw_score: float | None = Field(default=None, ge=0, le=1)
+    aesthetic_score: float | None = Field(default=None, ge=0, le=1)
+    measurement: Measurement
+    tokens_used: int = Field(default=0, ge=0)
+    cost_microunits: int = Field(default=0, ge=0)
+    file_id: str | None = None
+
+
+class Provenance(_Value):
+    """Where a result comes from.
+
+    Attributes:
+        fingerprint: Of provider code, prompt and policy; another one means: do it again.
+        method: `new`, or `near_duplicate` of `donor_sha256` at `distance_bits`.
+    """
+
+    provider: str
+    model: str
+    schema_version: str = SCHEMA_VERSION
+    fingerprint: str
+    method: Literal["new", "near_duplicate", "fallback"]
+    donor_sha256: str | None = None
+    distance_bits: int | None = None
+
+
+class VisionResult(_Value):
+    """One result as it lies in S3 (gzip JSON) and in Postgres."""
+
+    sha256: str
+    tenant_id: str
+    analysis: Analysis
+    provenance: Provenance
+    analysis_reason: Literal["new", "retry", "cache_hit", "fallback", "skipped"]
+    analyzed_at: datetime
+
+    def to_gzip(self) -> bytes:
+        """Encode for S3; the same result gives the same bytes (no time stamp in the gzip header)."""
+        return gzip.compress(self.model_dump_json().encode(), compresslevel=6, mtime=0)
+
+    @classmethod
+    def from_gzip(cls, body: bytes) -> "VisionResult":
+        """Decode what `to_gzip` wrote.
+
+        Raises:
+            ValueError: The bytes are not gzip, or not a result of this schema.
+        """
+        try:
+            return cls.model_validate_json(gzip.decompress(body))
+        except (OSError, EOFError) as error:
+            raise ValueError(f"not gzip: {error}") from error
+
+
+class VisionProvider(Protocol):
+    """Something that looks at one picture.
+
+    Attributes:
+        name: Part of the S3 key: lower case, no `_`.
+        model: Part of the S3 key.
+        fingerprint: Changes whenever the same picture may get another answer.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+    async def analyze(self, content: bytes, *, mime: str) -> Analysis:
+        """Look at one picture.
+
+        Args:
+            content: The file as it is stored.
+            mime: As sniffed from the content.
+
+        Raises:
+            InputRejected: This picture can never be analysed.
+            ProviderUnavailable: Transient; another attempt may succeed.
+        """
+        ...
+
+
+def vision_key(
+    tenant_id: TenantId, sha256: str, *, provider: str, model: str, schema_version: str = SCHEMA_VERSION
+) -> str:
+    """Name the S3 object of a result; the form is a contract with other readers."""
+    return f"vision/{tenant_id}/{sha256}_{provider}_{model}_v{schema_version}.json"

@@ -1,0 +1,70 @@
+"""Assembles the Dagster definitions, and nothing else."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from vision_assets.logs import configure_logging
+from vision_assets.resources import (
+    MediaSourceResource,
+    PostgresResource,
+    QdrantResource,
+    S3Resource,
+    StorageQuotaResource,
+    VisionProviderResource,
+)
+from vision_assets.settings import Settings
+
+
+def default_resources(settings: Settings) -> dict[str, Any]:
+    """Configure the resources from settings; secrets stay in the environment and are read when a step starts."""
+    return {
+        "postgres": PostgresResource(database_url=dg.EnvVar("DATABASE_URL")),
+        "s3": S3Resource(
+            bucket=settings.s3_bucket,
+            endpoint_url=settings.s3_endpoint_url,
+            access_key_id=dg.EnvVar("AWS_ACCESS_KEY_ID") if settings.aws_access_key_id else None,
+            secret_access_key=dg.EnvVar("AWS_SECRET_ACCESS_KEY") if settings.aws_secret_access_key else None,
+            region=settings.aws_region,
+        ),
+        "storage_quota": StorageQuotaResource(
+            bucket_bytes=settings.storage_bucket_limit_bytes,
+            tenant_bytes=settings.storage_tenant_limit_bytes,
+            media_bytes=settings.storage_media_limit_bytes,
+            vision_bytes=settings.storage_vision_limit_bytes,
+            crawl_bytes=settings.storage_crawl_limit_bytes,
+        ),
+        "media_source": MediaSourceResource(
+            concurrency=settings.media_concurrency, decode_threads=settings.decode_threads
+        ),
+        "vision_provider": VisionProviderResource(
+            ocr_languages=settings.ocr_languages, concurrency=settings.vision_concurrency
+        ),
+        "qdrant": QdrantResource(
+            url=dg.EnvVar("QDRANT_URL"), api_key=dg.EnvVar("QDRANT_API_KEY") if settings.qdrant_api_key else None
+        ),
+    }
+
+
+def build_defs(resources: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """Assemble the code location.
+
+    Args:
+        resources: Replace those of the same key.
+    """
+    settings = Settings()
+    configure_logging(settings.log_level)
+    # The embedded parts tell their URLs by a file; Dagster's EnvVar reads the environment.
+    for name, value in settings.environment().items():
+        os.environ.setdefault(name, value)
+    loaded = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+    return dg.Definitions.merge(
+        loaded,
+        dg.Definitions(resources=default_resources(settings) | dict(resources or {}), executor=dg.in_process_executor),
+    )
+
+
+defs = build_defs()

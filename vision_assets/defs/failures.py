@@ -1,0 +1,54 @@
+"""Turns the project's errors into Dagster's failures, here alone: transient ones are retried, permanent ones not."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import dagster as dg
+
+from vision_assets.core.errors import TransientError, VisionAssetsError
+
+RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.FULL)
+"""For steps: only failures that `translated` or `raise_if_any` let through as retriable are tried again."""
+
+EXAMPLES = 5
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise a `dg.Failure` for an error of the project that comes out of a step.
+
+    Raises:
+        dg.Failure: With the error's text; may be retried when it is transient.
+    """
+    try:
+        yield
+    except* VisionAssetsError as group:
+        errors = _leaves(group)
+        raise dg.Failure(
+            description="; ".join(dict.fromkeys(str(error) for error in errors)),
+            metadata={"error_class": ", ".join(dict.fromkeys(type(error).__name__ for error in errors))},
+            allow_retries=all(isinstance(error, TransientError) for error in errors),
+        ) from group
+
+
+def _leaves(group: BaseExceptionGroup[VisionAssetsError]) -> list[VisionAssetsError]:
+    return [
+        leaf
+        for error in group.exceptions
+        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]
+
+
+def raise_if_any(failures: Sequence[str]) -> None:
+    """Fail the step, retriable, when items of a batch failed for a passing reason; what is done stays done.
+
+    Raises:
+        dg.Failure: Names the number and the first few.
+    """
+    if failures:
+        raise dg.Failure(
+            description=f"{len(failures)} items failed and stay to do; the others are done. "
+            f"First: {'; '.join(failures[:EXAMPLES])}",
+            metadata={"failed_items": len(failures)},
+            allow_retries=True,
+        )

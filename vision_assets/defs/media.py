@@ -1,0 +1,105 @@
+"""`media_objects` and `phash_index`: one pass over each picture's bytes serves both."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from vision_assets.core.media import HashReport, MediaPass, MediaReport
+from vision_assets.core.phash import ALGORITHM
+from vision_assets.core.tenants import Tenant
+from vision_assets.defs.failures import RETRY, raise_if_any
+from vision_assets.defs.metadata import counts_table, megabytes
+from vision_assets.defs.partitions import TENANTS
+from vision_assets.defs.steps import run_for_tenant
+from vision_assets.resources import Ledgers, MediaSourceResource, PostgresResource, S3Resource, StorageQuotaResource
+
+MEDIA_OBJECTS = dg.AssetKey("media_objects")
+PHASH_INDEX = dg.AssetKey("phash_index")
+
+
+@dg.multi_asset(
+    name="media",
+    can_subset=True,
+    partitions_def=TENANTS,
+    retry_policy=RETRY,
+    specs=[
+        dg.AssetSpec(
+            MEDIA_OBJECTS,
+            deps=["posts"],
+            description=(
+                "Every picture that a tenant's posts refer to, once a tenant, in S3 under "
+                "`media/{tenant_id}/{sha256[:2]}/{sha256}.{ext}`, with a row in `media_objects`. Files that are "
+                "missing, damaged or too large stand in `post_media` with a state and a reason."
+            ),
+            kinds={"s3", "postgres"},
+            group_name="media",
+            owners=["team:vision"],
+            tags={"stage": "ingest"},
+            code_version="1",
+        ),
+        dg.AssetSpec(
+            PHASH_INDEX,
+            deps=[MEDIA_OBJECTS],
+            description=(
+                "Perceptual hashes (64 and 256 bits) and a 64×64 luma thumbnail of every stored picture, to find "
+                "near-duplicates of the same tenant. Blank, symmetric and animated pictures are flagged, never matched."
+            ),
+            kinds={"postgres", "numpy"},
+            group_name="media",
+            owners=["team:vision"],
+            tags={"stage": "ingest"},
+            code_version=ALGORITHM,
+        ),
+    ],
+)
+def media(
+    context: dg.AssetExecutionContext,
+    postgres: PostgresResource,
+    s3: S3Resource,
+    storage_quota: StorageQuotaResource,
+    media_source: MediaSourceResource,
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Store and hash a tenant's pictures."""
+    selected = context.selected_asset_keys
+
+    async def work(tenant: Tenant, ledgers: Ledgers) -> tuple[MediaReport, HashReport]:
+        store = s3.connect()
+        one_pass = MediaPass(
+            tenant_id=tenant.id,
+            source=media_source.connect(),
+            store=store,
+            quota=storage_quota.guard(store, ledgers),
+            ledger=ledgers.media,
+            concurrency=media_source.concurrency,
+            decode_threads=media_source.decode_threads,
+        )
+        stored = await one_pass.store_media() if MEDIA_OBJECTS in selected else MediaReport()
+        # What the pass above stored is hashed already; this finds what an older algorithm left behind.
+        hashed = await one_pass.hash_stored_media() if PHASH_INDEX in selected else HashReport()
+        return stored, hashed
+
+    tenant, (stored, hashed) = run_for_tenant(context, postgres, work)
+    raise_if_any(stored.failures + hashed.failures)
+    if MEDIA_OBJECTS in selected:
+        yield dg.MaterializeResult(
+            asset_key=MEDIA_OBJECTS,
+            metadata={
+                "tenant": tenant.name,
+                "references": counts_table(stored.states, name="state"),
+                "not_stored_because": counts_table(stored.reasons, name="reason"),
+                "references_stored": stored.states["stored"],
+                "puts": stored.puts,
+                "put_megabytes": megabytes(stored.put_bytes),
+            },
+        )
+    if PHASH_INDEX in selected:
+        yield dg.MaterializeResult(
+            asset_key=PHASH_INDEX,
+            metadata={
+                "tenant": tenant.name,
+                "algorithm": ALGORITHM,
+                "hashed_with_the_upload": stored.states["stored"],
+                "hashed_from_s3": hashed.hashed,
+                "not_hashed_because": counts_table(hashed.reasons, name="reason"),
+            },
+        )

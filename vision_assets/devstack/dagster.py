@@ -1,0 +1,156 @@
+"""Dagster on this machine: its home folder, and the webserver and daemon as children of `vision-assets up`.
+
+What does not belong here: the definitions that they load (`definitions.py`), and how runs are configured
+(`dagster.yaml`).
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import make_url
+
+from vision_assets.devstack import processes
+from vision_assets.devstack.processes import Child, PartFailed, Program
+from vision_assets.settings import PROJECT_ROOT, Settings, data_dir
+
+WEBSERVER = "webserver"
+DAEMON = "daemon"
+_UP = "up"
+_USUAL_PORT = 3000
+_POLL_SECONDS = 0.5
+
+
+def environment() -> dict[str, str]:
+    """Tell what a Dagster process needs beside this process' variables: every setting, its home, its database.
+
+    Raises:
+        PartFailed: Neither DATABASE_URL nor the embedded Postgres is there.
+    """
+    settings = Settings()
+    url = settings.dagster_postgres_url or settings.database_url
+    if not url:
+        raise PartFailed("There is no database: start the embedded parts, or set DATABASE_URL.")
+    dagster_url = make_url(url.get_secret_value()).set(drivername="postgresql+psycopg2")
+    return {
+        **settings.environment(),
+        "DAGSTER_HOME": str(data_dir() / "dagster"),
+        "DAGSTER_POSTGRES_URL": dagster_url.render_as_string(hide_password=False),
+    }
+
+
+def prepare_home() -> None:
+    """Make DAGSTER_HOME with a link to the project's `dagster.yaml`; compute logs and artifacts go there too."""
+    home = processes.make_dir(data_dir() / "dagster")
+    draft = home / "dagster.yaml.draft"
+    draft.unlink(missing_ok=True)
+    draft.symlink_to(PROJECT_ROOT / "dagster.yaml")
+    draft.replace(home / "dagster.yaml")
+
+
+@contextmanager
+def dagster_environment() -> Iterator[None]:
+    """Make this process one of Dagster's for a while: DAGSTER_HOME and the settings stand in `os.environ`.
+
+    Raises:
+        PartFailed: There is no database.
+    """
+    before = dict(os.environ)
+    prepare_home()
+    os.environ.update(environment())
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _program(name: str, command: list[str], ready: Callable[[int], bool], port: int) -> Program:
+    variables = environment()
+    return Program(
+        name=name,
+        command=lambda _: [sys.executable, "-m", *command, "--workspace", str(PROJECT_ROOT / "workspace.yaml")],
+        ready=ready,
+        environment=lambda _: variables,
+        port=port,
+        ready_seconds=180,
+    )
+
+
+def running() -> str | None:
+    """Tell the UI's URL if another `up` of this data folder lives."""
+    webserver = processes.find(WEBSERVER)
+    return ui_url(webserver) if processes.find(_UP) and webserver else None
+
+
+def ui_url(webserver: Child) -> str:
+    """Tell the UI's URL."""
+    return f"http://127.0.0.1:{webserver.port}"
+
+
+def children() -> list[tuple[str, Child, str]]:
+    """List the running processes of Dagster, with the URL of the one that has one."""
+    found = [(name, processes.find(name)) for name in (WEBSERVER, DAEMON)]
+    return [(name, child, ui_url(child) if child.port else "") for name, child in found if child]
+
+
+def start(port: int | None = None) -> tuple[Child, Child]:
+    """Start the webserver, then the daemon (the first makes the tables that both need).
+
+    Those of an earlier `up` that was killed are ended first.
+
+    Args:
+        port: The UI's port; None for 3000, or any free one if that is taken.
+
+    Raises:
+        PartFailed: Another `up` lives, or one of the two did not start.
+    """
+    with processes.lock(), processes.default_signals():
+        if processes.find(_UP):
+            raise PartFailed(f"`vision-assets up` already runs in {data_dir()}: {running() or 'it is starting'}")
+        _end_both()
+        processes.record(_UP, os.getpid())
+        prepare_home()
+        port = port or processes.free_port(_USUAL_PORT)
+        serve = ["dagster_webserver", "--host", "127.0.0.1", "--port", str(port)]
+        webserver = processes.ensure(
+            _program(WEBSERVER, serve, lambda chosen: processes.answers(chosen, "/server_info"), port)
+        )
+        daemon = processes.ensure(_program(DAEMON, ["dagster._daemon", "run"], lambda _: True, 0))
+    return webserver, daemon
+
+
+def watch() -> None:
+    """Return when one of the two has ended; wait for ever otherwise.
+
+    Raises:
+        PartFailed: Always, in the end: it names the one that ended and quotes its log.
+    """
+    while True:
+        for name in (WEBSERVER, DAEMON):
+            if not processes.find(name):
+                raise PartFailed(f"Dagster's {name} has ended. Its log says:\n{processes.log_tail(name)}")
+        time.sleep(_POLL_SECONDS)
+
+
+def _end_both() -> None:
+    processes.stop(DAEMON)
+    processes.stop(WEBSERVER)
+
+
+def end() -> None:
+    """Stop the webserver and the daemon, and whatever they started."""
+    with processes.lock():
+        _end_both()
+        if (up := processes.find(_UP)) and up.pid == os.getpid():
+            processes.forget(_UP)
+
+
+def end_up() -> bool:
+    """End another process' `up`, living or killed, with its children; tell whether anything was running."""
+    was_running = any(processes.find(name) for name in (_UP, WEBSERVER, DAEMON))
+    processes.stop(_UP, seconds=60)  # it stops its children itself
+    end()
+    return was_running

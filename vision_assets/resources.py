@@ -1,0 +1,152 @@
+"""Dagster resources: configuration in, open clients out. They open inside the step's event loop and close with it.
+
+What is not here: any decision (`core/`), any look at the environment (`definitions.py` hands settings in).
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import dagster as dg
+from pydantic import Field
+
+from vision_assets.clients.local_vision import LocalVision
+from vision_assets.clients.media_files import LocalFiles
+from vision_assets.clients.postgres import Database
+from vision_assets.clients.postgres.enrichment import PostgresEnrichment
+from vision_assets.clients.postgres.ledger import PostgresUsage
+from vision_assets.clients.postgres.media import PostgresMedia
+from vision_assets.clients.postgres.posts import find_tenant, list_tenants
+from vision_assets.clients.postgres.search import PostgresIndexLedger
+from vision_assets.clients.postgres.usage import PostgresListing
+from vision_assets.clients.postgres.vision import PostgresVision
+from vision_assets.clients.qdrant import QdrantIndex
+from vision_assets.clients.s3 import S3Bucket
+from vision_assets.core.media import MediaSource
+from vision_assets.core.quota import QuotaGuardedStore, StorageLimits
+from vision_assets.core.storage import ContentType
+from vision_assets.core.tenants import Tenant
+from vision_assets.core.vision import VisionProvider
+
+
+@dataclass(frozen=True, slots=True)
+class Ledgers:
+    """All that the core asks of Postgres, over one pool."""
+
+    database: Database
+    media: PostgresMedia
+    vision: PostgresVision
+    enrichment: PostgresEnrichment
+    usage: PostgresUsage
+    listing: PostgresListing
+    index: PostgresIndexLedger
+
+    async def tenant(self, tenant_id: str) -> Tenant:
+        """Find an active tenant.
+
+        Raises:
+            TenantUnknown: There is none.
+        """
+        return await find_tenant(self.database, tenant_id)
+
+    async def tenants(self) -> list[Tenant]:
+        """List the active tenants."""
+        return await list_tenants(self.database)
+
+
+class PostgresResource(dg.ConfigurableResource[None]):
+    """The project's Postgres database."""
+
+    database_url: str = Field(description="postgresql://user:password@host:port/database")
+    max_connections: int = Field(default=8, description="Of one step")
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Ledgers]:
+        """Open a pool in the running event loop, and close it at the end."""
+        async with Database.open(self.database_url, max_size=self.max_connections) as database:
+            yield Ledgers(
+                database=database,
+                media=PostgresMedia(database),
+                vision=PostgresVision(database),
+                enrichment=PostgresEnrichment(database),
+                usage=PostgresUsage(database),
+                listing=PostgresListing(database),
+                index=PostgresIndexLedger(database),
+            )
+
+
+class S3Resource(dg.ConfigurableResource[None]):
+    """The bucket of all tenants' objects."""
+
+    bucket: str
+    endpoint_url: str | None = Field(default=None, description="Of an S3 server; None means AWS")
+    access_key_id: str | None = None
+    secret_access_key: str | None = None
+    region: str = "us-east-1"
+
+    def connect(self) -> S3Bucket:
+        """Configure a client; nothing is sent yet."""
+        return S3Bucket.connect(
+            self.bucket,
+            endpoint_url=self.endpoint_url,
+            access_key_id=self.access_key_id,
+            secret_access_key=self.secret_access_key,
+            region=self.region,
+        )
+
+
+class StorageQuotaResource(dg.ConfigurableResource[None]):
+    """Storage limits in bytes."""
+
+    bucket_bytes: int
+    tenant_bytes: int
+    media_bytes: int
+    vision_bytes: int
+    crawl_bytes: int
+
+    def guard(self, store: S3Bucket, ledgers: Ledgers) -> QuotaGuardedStore:
+        """Put the quota before a store."""
+        types: dict[ContentType, int] = {
+            "media": self.media_bytes,
+            "vision": self.vision_bytes,
+            "crawl": self.crawl_bytes,
+        }
+        limits = StorageLimits(bucket_bytes=self.bucket_bytes, tenant_bytes=self.tenant_bytes, type_bytes=types)
+        return QuotaGuardedStore(store=store, ledger=ledgers.usage, limits=limits)
+
+
+class MediaSourceResource(dg.ConfigurableResource[None]):
+    """Where imported posts' pictures are read, and how many at once."""
+
+    concurrency: int = Field(default=8, description="Files read and uploaded at once")
+    decode_threads: int = Field(default=2, description="Pictures decoded at once; each holds a bitmap")
+
+    def connect(self) -> MediaSource:
+        """Give the reader of the references."""
+        return LocalFiles()
+
+
+class VisionProviderResource(dg.ConfigurableResource[None]):
+    """Who looks at the pictures: the local provider."""
+
+    ocr_languages: str = Field("rus+eng", description="Tesseract languages, joined by +")
+    concurrency: int = Field(default=2, description="Pictures analysed at once")
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[VisionProvider]:
+        """Open the provider in the running event loop, and close it at the end."""
+        async with LocalVision.open(languages=self.ocr_languages) as provider:
+            yield provider
+
+
+class QdrantResource(dg.ConfigurableResource[None]):
+    """The search index."""
+
+    url: str
+    api_key: str | None = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[QdrantIndex]:
+        """Open a client in the running event loop, and close it at the end."""
+        async with QdrantIndex(self.url, api_key=self.api_key) as index:
+            yield index
