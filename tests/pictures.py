@@ -14,8 +14,9 @@ RUSSIAN = (
     "большинством голосов присутствующих. Протокол собрания будет вывешен у входа."
 )
 ENGLISH = (
-    "The river was calm in the morning and the boats stayed close to the harbour. Nobody expected the weather to change "
-    "before noon. Later the wind grew stronger and every sailor looked at the sky. They decided to wait for another day."
+    "The river was calm in the morning and the boats stayed close to the harbour. Nobody expected the weather to "
+    "change before noon. Later the wind grew stronger and every sailor looked at the sky. They decided to wait for "
+    "another day."
 )
 
 

@@ -72,9 +72,11 @@ class LocalVision:
         """
         async with self._slots:
             header, image = await asyncio.to_thread(_decode, content)
-            facts, reading = await asyncio.gather(
-                asyncio.to_thread(_look_at, header, image), self._tesseract.read(image)
-            )
+            # A group, because `gather` returns from a cancellation before Tesseract has been killed.
+            async with asyncio.TaskGroup() as group:
+                looking = group.create_task(asyncio.to_thread(_look_at, header, image))
+                reading_text = group.create_task(self._tesseract.read(image))
+        facts, reading = looking.result(), reading_text.result()
         classification = classify(facts.appearance, reading.words)
         return Analysis(
             status="ok" if reading.ocr.status == "ok" else "partial",

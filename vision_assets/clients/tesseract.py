@@ -18,7 +18,6 @@ from vision_assets.core.vision import Ocr
 
 log = structlog.get_logger(__name__)
 
-PASS_TIMEOUT_SECONDS = 10.0
 LEAST_WORD_CONFIDENCE = 0.6
 # Below this edge there is nothing to read, and Tesseract invents letters.
 LEAST_EDGE = 32
@@ -57,30 +56,22 @@ class Tesseract:
         version: Of the program; None where there is none.
         unavailable: None when it can read; else what is missing and what to install.
         command: Name or path of the program.
+        pass_timeout_seconds: After which a pass is killed.
     """
 
     languages: str
     version: str | None
     unavailable: str | None
     command: str
+    pass_timeout_seconds: float
 
     @classmethod
-    async def find(cls, *, languages: str, command: str = "tesseract") -> "Tesseract":
+    async def find(
+        cls, *, languages: str, command: str = "tesseract", pass_timeout_seconds: float = 10.0
+    ) -> "Tesseract":
         """Ask the program for its version and languages; asked once, because `-l` with an unknown one exits with 0."""
-        try:
-            version = (await _run(command, "--version")).split()[1].decode()
-            installed = (await _run(command, "--list-langs")).decode().splitlines()[1:]
-        except (FileNotFoundError, PermissionError):
-            return cls(
-                languages, None, "Tesseract is not installed; install tesseract-ocr and tesseract-ocr-rus", command
-            )
-        except (_PassFailed, IndexError, OSError) as error:
-            return cls(languages, None, f"Tesseract does not start ({error}); reinstall tesseract-ocr", command)
-        missing = [language for language in languages.split("+") if language not in installed]
-        if missing:
-            packages = " ".join(f"tesseract-ocr-{language.replace('_', '-')}" for language in missing)
-            return cls(languages, version, f"Tesseract lacks {', '.join(missing)}; install {packages}", command)
-        return cls(languages, version, None, command)
+        version, unavailable = await _inquire(command, languages, pass_timeout_seconds)
+        return cls(languages, version, unavailable, command, pass_timeout_seconds)
 
     @property
     def engine(self) -> str:
@@ -115,9 +106,8 @@ class Tesseract:
 
     async def _attempt(self, pgm: bytes, failures: list[str], *options: str) -> "_Pass":
         try:
-            tsv = await _run(
-                self.command, "stdin", "stdout", "-l", self.languages, "--dpi", "300", *options, "tsv", stdin=pgm
-            )
+            arguments = ("stdin", "stdout", "-l", self.languages, "--dpi", "300", *options, "tsv")
+            tsv = await _run(self.command, *arguments, timeout_seconds=self.pass_timeout_seconds, stdin=pgm)
         except (_PassFailed, OSError) as error:
             log.warning("ocr.pass_failed", options=" ".join(options), error=str(error))
             failures.append(str(error))
@@ -232,7 +222,24 @@ def _reading(found: _Pass, engine: str) -> Reading:
     return Reading(Ocr(status="ok", text=text, engine=engine, confidence=confidence), words)
 
 
-async def _run(command: str, *arguments: str, stdin: bytes = b"") -> bytes:
+async def _inquire(command: str, languages: str, timeout_seconds: float) -> tuple[str | None, str | None]:
+    """Find the version, and what is missing."""
+    try:
+        version = (await _run(command, "--version", timeout_seconds=timeout_seconds)).split()[1].decode()
+        listing = await _run(command, "--list-langs", timeout_seconds=timeout_seconds)
+    except (FileNotFoundError, PermissionError):
+        return None, "Tesseract is not installed; install tesseract-ocr and tesseract-ocr-rus"
+    except (_PassFailed, IndexError, OSError) as error:
+        return None, f"Tesseract does not start ({error}); reinstall tesseract-ocr"
+    installed = listing.decode().splitlines()[1:]
+    missing = [language for language in languages.split("+") if language not in installed]
+    if not missing:
+        return version, None
+    packages = " ".join(f"tesseract-ocr-{language.replace('_', '-')}" for language in missing)
+    return version, f"Tesseract lacks {', '.join(missing)}; install {packages}"
+
+
+async def _run(command: str, *arguments: str, timeout_seconds: float, stdin: bytes = b"") -> bytes:
     process = await asyncio.create_subprocess_exec(
         command,
         *arguments,
@@ -243,10 +250,10 @@ async def _run(command: str, *arguments: str, stdin: bytes = b"") -> bytes:
         env={**os.environ, "OMP_THREAD_LIMIT": "1"},
     )
     try:
-        async with asyncio.timeout(PASS_TIMEOUT_SECONDS):
+        async with asyncio.timeout(timeout_seconds):
             stdout, stderr = await process.communicate(stdin)
     except TimeoutError as error:
-        raise _PassFailed(f"Tesseract took longer than {PASS_TIMEOUT_SECONDS:.0f} s") from error
+        raise _PassFailed(f"Tesseract took longer than {timeout_seconds:g} s") from error
     finally:
         if process.returncode is None:
             process.kill()

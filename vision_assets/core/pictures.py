@@ -71,6 +71,8 @@ _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 # In what Pillow's plugins say when the bytes end too soon; they have no common error class for it.
 _SIGNS_OF_TRUNCATION = ("truncated", "unpack", "expecting to read", "incomplete")
 
+_BOXES_LOOKED_AT = 32
+
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -135,8 +137,8 @@ def decode_upright(content: bytes, *, max_edge: int | None = None) -> Image.Imag
         orientation = _orientation(image)
         if max_edge is not None and isinstance(image, JpegImageFile):
             # Pillow takes the largest reduction at which both edges stay at or above the size asked for.
-            scale = max_edge / max(image.size)
-            image.draft(None, (int(image.width * scale) + 1, int(image.height * scale) + 1))
+            longest = max(image.size)
+            image.draft(None, (-(-image.width * max_edge // longest), -(-image.height * max_edge // longest)))
         image.load()
         upright = _rgb(image)
         transposition = _TRANSPOSITIONS.get(orientation)
@@ -150,9 +152,6 @@ def _sniff(content: bytes) -> str:
         if content.startswith(magic):
             return picture_format
     if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
-        # Pillow says only "could not create decoder" of a WebP that is cut off.
-        if len(content) < 8 + int.from_bytes(content[4:8], "little"):
-            raise InputRejected("truncated", "the WebP picture is cut off; send it again")
         return "webp"
     if content[4:8] == b"ftyp":
         brands = {content[8:12]} | {content[at : at + 4] for at in range(16, min(content[3], 64), 4)}
@@ -184,7 +183,27 @@ def _guess(content: bytes) -> str:
 
 
 def _open(content: bytes, picture_format: str) -> ImageFile.ImageFile:
+    if len(content) < _declared_bytes(content, picture_format):
+        raise InputRejected("truncated", f"the {picture_format} picture is cut off; send it again")
     return _PLUGINS[picture_format](io.BytesIO(content))
+
+
+def _declared_bytes(content: bytes, picture_format: str) -> int:
+    """Tell how long the file says it is; of a WebP or AVIF that is cut off Pillow only says that it cannot decode."""
+    if picture_format == "webp":
+        return 8 + int.from_bytes(content[4:8], "little")
+    end = 0
+    for _ in range(_BOXES_LOOKED_AT if picture_format == "avif" else 0):
+        if end + 8 > len(content):
+            break
+        size = int.from_bytes(content[end : end + 4], "big")
+        if size == 1:
+            size = int.from_bytes(content[end + 8 : end + 16], "big")
+        # Size 0 is "to the end of the file"; under 8 no box can be, and the decoder says so.
+        if size < 8:
+            break
+        end += size
+    return end
 
 
 def _header(image: ImageFile.ImageFile, picture_format: str) -> PictureHeader:

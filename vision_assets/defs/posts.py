@@ -9,6 +9,6 @@ posts = dg.AssetSpec(
         "writer of the tables `posts` and `post_media`."
     ),
     kinds={"postgres"},
-    group_name="posts",
+    group_name="sources",
     owners=["team:vision"],
 )

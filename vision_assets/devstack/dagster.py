@@ -8,9 +8,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-
-from sqlalchemy import make_url
+from urllib.parse import urlsplit
 
 from vision_assets.devstack import processes
 from vision_assets.devstack.processes import Child, PartFailed, Program
@@ -21,6 +21,7 @@ DAEMON = "daemon"
 _UP = "up"
 _USUAL_PORT = 3000
 _POLL_SECONDS = 0.5
+_STOP_SECONDS = 8
 
 
 def environment() -> dict[str, str]:
@@ -33,11 +34,11 @@ def environment() -> dict[str, str]:
     url = settings.dagster_postgres_url or settings.database_url
     if not url:
         raise PartFailed("There is no database: start the embedded parts, or set DATABASE_URL.")
-    dagster_url = make_url(url.get_secret_value()).set(drivername="postgresql+psycopg2")
+    dagster_url = urlsplit(url.get_secret_value())._replace(scheme="postgresql+psycopg2")
     return {
         **settings.environment(),
         "DAGSTER_HOME": str(data_dir() / "dagster"),
-        "DAGSTER_POSTGRES_URL": dagster_url.render_as_string(hide_password=False),
+        "DAGSTER_POSTGRES_URL": dagster_url.geturl(),
     }
 
 
@@ -136,8 +137,9 @@ def watch() -> None:
 
 
 def _end_both() -> None:
-    processes.stop(DAEMON)
-    processes.stop(WEBSERVER)
+    """Stop both at once. A daemon in the midst of a tick takes its time; killing it does no harm."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: processes.stop(name, seconds=_STOP_SECONDS), (WEBSERVER, DAEMON)))
 
 
 def end() -> None:

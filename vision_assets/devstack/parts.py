@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vision_assets.clients.postgres.migrate import migrate
 from vision_assets.devstack import postgres, processes, s3
 from vision_assets.devstack.credentials import load_credentials
 from vision_assets.devstack.processes import Child, PartFailed, Program
@@ -141,6 +140,8 @@ def migrate_database() -> None:
     Raises:
         PartFailed: There is no database.
     """
+    from vision_assets.clients.postgres.migrate import migrate  # noqa: PLC0415 - SQLAlchemy takes a second to load
+
     url = Settings().database_url
     if not url:
         raise PartFailed("There is no database: start the embedded parts, or set DATABASE_URL.")

@@ -27,8 +27,7 @@ def _environment(port: int) -> dict[str, str]:
     credentials = load_credentials()
     return {
         "GATEWAY_PORT": str(port),
-        "GATEWAY_HOST": "127.0.0.1",  # the name of the listening address differs between releases
-        "BIND_HOST": "127.0.0.1",
+        "BIND_HOST": "127.0.0.1",  # without it, it listens on every interface
         "SERVICES": "s3",
         "S3_PERSIST": "1",
         "S3_DATA_DIR": str(make_dir(home / "objects")),

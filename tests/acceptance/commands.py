@@ -1,0 +1,55 @@
+"""The command line as a user has it: real processes in a data folder of the test's own."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+COMMAND = str(Path(sys.executable).with_name("vision-assets"))
+# What this session's own parts are found by must not reach the commands under test.
+FOREIGN = ("DATABASE_URL", "DAGSTER_POSTGRES_URL", "DAGSTER_HOME", "QDRANT_URL", "S3_", "AWS_")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine of its own: one data folder, with whatever runs in it."""
+
+    data: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a user who has set nothing."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+        return {**kept, "VISION_ASSETS_DATA_DIR": str(self.data), "COLUMNS": "200"}
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Start a command in a session of its own."""
+        return subprocess.Popen(
+            [COMMAND, *arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str) -> str:
+        """Run a command to its end; its output is the failure's text."""
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=280)
+        assert process.returncode == 0, output
+        return output
+
+    def figures(self) -> dict[str, Any]:
+        """What the demo has written."""
+        figures: dict[str, Any] = json.loads((self.data / "demo.json").read_text())
+        return figures
+
+    def endpoints(self) -> dict[str, str]:
+        """Where the embedded parts are."""
+        endpoints: dict[str, str] = json.loads((self.data / "endpoints.json").read_text())
+        return endpoints

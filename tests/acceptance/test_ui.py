@@ -1,0 +1,119 @@
+"""The Dagster UI in a real browser."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.acceptance.commands import Machine
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ARTEFACTS = Path(__file__).parents[2] / ".artifacts"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+QUIET += ["--disable-component-update", "--disable-sync", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+ASSETS = (
+    "media_objects",
+    "phash_index",
+    "vision_results",
+    "post_enrichment",
+    "tenant_storage_usage",
+    "qdrant_collection",
+)
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed; .ci/run installs it"),
+]
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """A page of a headless Chromium."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        page = browser.new_page(viewport={"width": 1500, "height": 950})
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()
+
+
+def tenants(machine: Machine) -> dict[str, str]:
+    """Name → id."""
+    connection = psycopg2.connect(machine.endpoints()["database_url"])
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT name, id::text FROM tenants")
+            return dict(cursor.fetchall())
+    finally:
+        connection.close()
+
+
+def serving(up: "subprocess.Popen[str]") -> str:
+    """Wait until `up` tells the UI's URL."""
+    lines: list[str] = []
+    for line in up.stdout or ():
+        lines.append(line)
+        if url := re.search(r"http://127\.0\.0\.1:\d+", line):
+            return url[0]
+    raise AssertionError("".join(lines))
+
+
+def test_materialize_a_partition_by_clicking(machine: Machine, page: Page) -> None:
+    """The UI shows the assets and both tenants; one that was only imported turns green by a few clicks."""
+    ARTEFACTS.mkdir(exist_ok=True)
+    machine.run("demo", "--tenants", "City Walks")
+    up = machine.start("up")
+    try:
+        url = serving(up)
+        machine.run("import", str(EXAMPLES / "dev_digest"), "--tenant", "Dev Digest")
+        ids = tenants(machine)
+
+        page.goto(f"{url}/assets")
+        for asset in ASSETS:
+            expect(page.get_by_text(asset, exact=True).first).to_be_visible()
+        page.screenshot(path=ARTEFACTS / "assets.png")
+
+        # The sensor makes the new tenant's partition within its interval.
+        _until(page, f"{url}/assets/media_objects?view=partitions", "Missing (1)")
+        expect(page.get_by_text("Materialized (1)")).to_be_visible()
+        page.screenshot(path=ARTEFACTS / "partition-missing.png")
+        page.get_by_role("button", name="Materialize").first.click()
+        dialog: Any = page.get_by_role("dialog")
+        dialog.get_by_text("Select a partition or create one").click()
+        for tenant_id in ids.values():
+            expect(page.get_by_role("menuitem").filter(has_text=tenant_id)).to_be_visible()
+        page.get_by_role("menuitem").filter(has_text=ids["Dev Digest"]).click()
+        page.keyboard.press("Escape")
+        page.screenshot(path=ARTEFACTS / "launch.png")
+        page.get_by_role("button", name="Launch 1 run").click()
+
+        _until(page, f"{url}/assets/media_objects?view=partitions", "Materialized (2)")
+        page.screenshot(path=ARTEFACTS / "partition-green.png")
+        page.goto(f"{url}/assets/media_objects?view=events&partition={ids['Dev Digest']}")
+        expect(page.get_by_text("Dev Digest")).to_be_visible()
+        page.screenshot(path=ARTEFACTS / "materialization.png")
+    finally:
+        os.kill(up.pid, signal.SIGTERM)
+        output, _ = up.communicate(timeout=60)
+    assert up.returncode == 0, output
+
+
+def _until(page: Page, url: str, text: str) -> None:
+    """Load a page until it shows a text."""
+    for _ in range(20):
+        page.goto(url)
+        try:
+            expect(page.get_by_text(text)).to_be_visible(timeout=6_000)
+        except AssertionError:
+            continue
+        return
+    raise AssertionError(f"{url} never showed {text!r}")

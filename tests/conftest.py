@@ -1,0 +1,84 @@
+"""What tests of every folder share: the real embedded parts, and a database and bucket for each test."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import psycopg2  # type: ignore[import-untyped]
+import pytest
+from psycopg2 import sql
+
+from tests.devstack import own_data_dir
+from vision_assets.clients.postgres.migrate import migrate
+from vision_assets.devstack import s3
+from vision_assets.devstack.parts import start_parts
+from vision_assets.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def parts() -> Iterator[Settings]:
+    """Run the embedded parts for the whole session and give the settings that lead to them."""
+    with own_data_dir():
+        start_parts()
+        yield Settings()
+
+
+def _execute(url: str, statement: str, *names: str) -> None:
+    """Run a statement that cannot run in a transaction; `{}` stands for a name."""
+    with closing(psycopg2.connect(url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(sql.SQL(statement).format(*(sql.Identifier(name) for name in names)))
+
+
+@pytest.fixture(scope="session")
+def server(parts: Settings) -> str:
+    """Give the URL of the Postgres server's maintenance database."""
+    assert parts.database_url
+    return urlsplit(parts.database_url.get_secret_value())._replace(path="/postgres").geturl()
+
+
+@pytest.fixture(scope="session")
+def template(server: str) -> str:
+    """Migrate a database once, to be cloned, and give its name."""
+    name = "template_migrated"
+    _execute(server, "CREATE DATABASE {}", name)
+    migrate(urlsplit(server)._replace(path=f"/{name}").geturl())
+    return name
+
+
+def _clone(server: str, template: str) -> Iterator[str]:
+    name = f"test_{uuid4().hex}"
+    _execute(server, "CREATE DATABASE {} TEMPLATE {}", name, template)
+    yield urlsplit(server)._replace(path=f"/{name}").geturl()
+    _execute(server, "DROP DATABASE {} WITH (FORCE)", name)
+
+
+@pytest.fixture
+def database(server: str, template: str) -> Iterator[str]:
+    """Give the URL of a migrated, empty database of this test's own."""
+    yield from _clone(server, template)
+
+
+@pytest.fixture
+def bare_database(server: str) -> Iterator[str]:
+    """Give the URL of a database without any table."""
+    yield from _clone(server, "template0")
+
+
+@pytest.fixture
+def bucket(parts: Settings) -> str:
+    """Make an empty bucket of this test's own and give its name."""
+    name = f"test-{uuid4().hex[:16]}"
+    port = urlsplit(parts.s3_endpoint_url or "").port
+    assert port
+    s3.create_bucket(port, name)
+    return name
+
+
+@pytest.fixture
+def qdrant(parts: Settings) -> str:
+    """Give the URL of the search engine."""
+    assert parts.qdrant_url
+    return parts.qdrant_url

@@ -1,0 +1,98 @@
+"""The schema forward, back, and forward again, on the real Postgres."""
+
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from vision_assets.clients.postgres.migrate import current_revision, downgrade, migrate
+
+TABLES = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+SCHEMA = """
+SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns
+WHERE table_schema = 'public' ORDER BY 1, 2
+"""
+INDEXES = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
+CONSTRAINTS = """
+SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2
+"""
+
+
+async def ask(url: str, *queries: str) -> list[list[tuple[object, ...]]]:
+    """Run queries and give their rows."""
+    connection = await asyncpg.connect(url)
+    try:
+        return [[tuple(row) for row in await connection.fetch(query)] for query in queries]
+    finally:
+        await connection.close()
+
+
+async def fill(url: str) -> None:
+    """Write a row into the tables on which the others hang."""
+    tenant, channel, post, digest = uuid4(), uuid4(), uuid4(), "0" * 64
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("INSERT INTO tenants (id, name) VALUES ($1, 'alpha')", tenant)
+        await connection.execute(
+            "INSERT INTO channels (id, tenant_id, source_key, title) VALUES ($1, $2, 'telegram:1', 'News')",
+            *(channel, tenant),
+        )
+        await connection.execute(
+            """INSERT INTO posts (id, tenant_id, channel_id, message_id, posted_at, text)
+               VALUES ($1, $2, $3, 1, now(), 'text')""",
+            *(post, tenant, channel),
+        )
+        await connection.execute(
+            """INSERT INTO media_objects (tenant_id, sha256, mime, bytes, width, height, s3_key, first_post_seq,
+               first_position) VALUES ($1, $2, 'image/png', 9, 1, 1, 'k', 1, 0)""",
+            *(tenant, digest),
+        )
+        await connection.execute(
+            """INSERT INTO tenant_storage_usage (tenant_id, content_type, total_bytes, objects_count)
+               VALUES ($1, 'media', 9, 1)""",
+            tenant,
+        )
+    finally:
+        await connection.close()
+
+
+async def test_forward_back_and_forward_on_data(bare_database: str) -> None:
+    """Back leaves nothing behind, with rows in the tables too; forward again gives the same schema."""
+    migrate(bare_database)
+    before = await ask(bare_database, SCHEMA, INDEXES, CONSTRAINTS)
+    await fill(bare_database)
+    downgrade(bare_database)
+    assert await ask(bare_database, TABLES) == [[("alembic_version",)]]
+    migrate(bare_database)
+    assert await ask(bare_database, SCHEMA, INDEXES, CONSTRAINTS) == before
+    assert ("tenants",) in (await ask(bare_database, TABLES))[0]
+
+
+async def test_forward_again_keeps_the_data(database: str) -> None:
+    """A migration of what is migrated changes no row."""
+    await fill(database)
+    revision = current_revision(database)
+    migrate(database)
+    assert revision is not None
+    assert current_revision(database) == revision
+    assert await ask(database, "SELECT name FROM tenants", "SELECT total_bytes FROM tenant_storage_usage") == [
+        [("alpha",)],
+        [(9,)],
+    ]
+
+
+def test_several_at_once(bare_database: str) -> None:
+    """Processes that start together do not migrate twice: the others wait and find it done."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(migrate, [bare_database] * 4))
+    assert current_revision(bare_database) is not None
+
+
+async def test_a_failed_upgrade_leaves_no_lock(bare_database: str) -> None:
+    """An unknown revision fails, and the next migration is not blocked by it."""
+    with pytest.raises(Exception, match="no-such-revision"):
+        migrate(bare_database, "no-such-revision")
+    migrate(bare_database)
+    assert current_revision(bare_database) is not None
