@@ -5,7 +5,7 @@ from contextlib import closing
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-import psycopg2  # type: ignore[import-untyped]
+import psycopg2
 import pytest
 from psycopg2 import sql
 
@@ -48,7 +48,8 @@ def template(server: str) -> str:
     return name
 
 
-def _clone(server: str, template: str) -> Iterator[str]:
+def cloned(server: str, template: str) -> Iterator[str]:
+    """Give the URL of a copy of the template database, and drop it afterwards."""
     name = f"test_{uuid4().hex}"
     _execute(server, "CREATE DATABASE {} TEMPLATE {}", name, template)
     yield urlsplit(server)._replace(path=f"/{name}").geturl()
@@ -58,18 +59,23 @@ def _clone(server: str, template: str) -> Iterator[str]:
 @pytest.fixture
 def database(server: str, template: str) -> Iterator[str]:
     """Give the URL of a migrated, empty database of this test's own."""
-    yield from _clone(server, template)
+    yield from cloned(server, template)
 
 
 @pytest.fixture
 def bare_database(server: str) -> Iterator[str]:
     """Give the URL of a database without any table."""
-    yield from _clone(server, "template0")
+    yield from cloned(server, "template0")
 
 
 @pytest.fixture
 def bucket(parts: Settings) -> str:
-    """Make an empty bucket of this test's own and give its name."""
+    """Give the name of an empty bucket of this test's own."""
+    return new_bucket(parts)
+
+
+def new_bucket(parts: Settings) -> str:
+    """Make an empty bucket and give its name."""
     name = f"test-{uuid4().hex[:16]}"
     port = urlsplit(parts.s3_endpoint_url or "").port
     assert port

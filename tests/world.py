@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vision_assets.clients.local_vision import LocalVision
-
 from vision_assets.clients.media_files import LocalFiles
 from vision_assets.clients.picture_folder import PictureFolder
 from vision_assets.clients.postgres import Database

@@ -26,7 +26,7 @@ from vision_assets.core.media import MediaSource
 from vision_assets.core.quota import QuotaGuardedStore, StorageLimits
 from vision_assets.core.storage import ContentType
 from vision_assets.core.tenants import Tenant
-from vision_assets.core.vision import VisionProvider
+from vision_assets.core.vision import SCHEMA_VERSION, VisionProvider
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,10 @@ class Ledgers:
     async def tenants(self) -> list[Tenant]:
         """List the active tenants."""
         return await list_tenants(self.database)
+
+
+VISION_CODE_VERSION = f"{LocalVision.name} {LocalVision.model} v{SCHEMA_VERSION}"
+"""Of `vision_results`: with another one, the UI shows what was made before as outdated."""
 
 
 class PostgresResource(dg.ConfigurableResource[None]):
@@ -132,10 +136,15 @@ class VisionProviderResource(dg.ConfigurableResource[None]):
     ocr_languages: str = Field("rus+eng", description="Tesseract languages, joined by +")
     concurrency: int = Field(default=2, description="Pictures analysed at once")
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Name and model: under them results are found without opening the provider."""
+        return LocalVision.name, LocalVision.model
+
     @asynccontextmanager
     async def open(self) -> AsyncIterator[VisionProvider]:
         """Open the provider in the running event loop, and close it at the end."""
-        async with LocalVision.open(languages=self.ocr_languages) as provider:
+        async with LocalVision.open(languages=self.ocr_languages, threads=self.concurrency) as provider:
             yield provider
 
 

@@ -96,10 +96,14 @@ CREATE TABLE phash_index (
     PRIMARY KEY (tenant_id, sha256),
     FOREIGN KEY (tenant_id, sha256) REFERENCES media_objects (tenant_id, sha256) ON DELETE CASCADE
 );
-CREATE INDEX phash_index_chunk0 ON phash_index (tenant_id, ((phash >> 0) & 65535)) INCLUDE (phash, sha256) WHERE flags = '{}';
-CREATE INDEX phash_index_chunk1 ON phash_index (tenant_id, ((phash >> 16) & 65535)) INCLUDE (phash, sha256) WHERE flags = '{}';
-CREATE INDEX phash_index_chunk2 ON phash_index (tenant_id, ((phash >> 32) & 65535)) INCLUDE (phash, sha256) WHERE flags = '{}';
-CREATE INDEX phash_index_chunk3 ON phash_index (tenant_id, ((phash >> 48) & 65535)) INCLUDE (phash, sha256) WHERE flags = '{}';
+CREATE INDEX phash_index_chunk0 ON phash_index (tenant_id, ((phash >> 0) & 65535))
+    INCLUDE (phash, sha256) WHERE flags = '{}';
+CREATE INDEX phash_index_chunk1 ON phash_index (tenant_id, ((phash >> 16) & 65535))
+    INCLUDE (phash, sha256) WHERE flags = '{}';
+CREATE INDEX phash_index_chunk2 ON phash_index (tenant_id, ((phash >> 32) & 65535))
+    INCLUDE (phash, sha256) WHERE flags = '{}';
+CREATE INDEX phash_index_chunk3 ON phash_index (tenant_id, ((phash >> 48) & 65535))
+    INCLUDE (phash, sha256) WHERE flags = '{}';
 
 CREATE TABLE vision_results (
     tenant_id       uuid NOT NULL,

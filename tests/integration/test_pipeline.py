@@ -1,34 +1,29 @@
 """What the passes leave behind in Postgres and S3."""
 
+import asyncio
 import gzip
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import obstore
 import pytest
 
-from tests.world import World
+from tests.conftest import cloned, new_bucket
+from tests.world import World, open_world
 from vision_assets.clients.s3 import S3Bucket
 from vision_assets.clients.telegram_export import TelegramExport
 from vision_assets.core.errors import StorageUnavailable
 from vision_assets.core.storage import StoredObject
-from vision_assets.core.tenants import Tenant
+from vision_assets.settings import Settings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-CITY, DIGEST = EXAMPLES / "city_walks", EXAMPLES / "dev_digest"
-
-
-async def run_all(world: World, tenant: Tenant, source: Path) -> None:
-    """Import an export and run every pass once."""
-    await world.load(tenant, TelegramExport(source))
-    await world.store_media(tenant)
-    await world.analyse(tenant)
-    await world.enrich(tenant)
+CITY = EXAMPLES / "city_walks"
+EXPORTS = {"City Walks": CITY, "Dev Digest": EXAMPLES / "dev_digest"}
 
 
 def some_photos(folder: Path, *, count: int) -> Path:
@@ -39,25 +34,50 @@ def some_photos(folder: Path, *, count: int) -> Path:
     return folder
 
 
-async def test_layout_in_s3(world: World) -> None:
+@pytest.fixture(scope="module")
+def filled(server: str, template: str, parts: Settings) -> Iterator[tuple[str, str]]:
+    """A database and a bucket in which both examples went through every pass, once for all tests that only look."""
+
+    async def fill(database_url: str, bucket: str) -> None:
+        async with open_world(database_url, bucket, parts) as world:
+            for name, export in EXPORTS.items():
+                tenant = await world.tenant(name)
+                await world.load(tenant, TelegramExport(export))
+                await world.store_media(tenant)
+                await world.analyse(tenant)
+                await world.enrich(tenant)
+
+    bucket = new_bucket(parts)
+    for database_url in cloned(server, template):
+        asyncio.run(fill(database_url, bucket))
+        yield database_url, bucket
+
+
+@pytest.fixture
+async def full(filled: tuple[str, str], parts: Settings) -> AsyncIterator[World]:
+    """The world after every pass; for looking only."""
+    async with open_world(*filled, parts) as opened:
+        yield opened
+
+
+async def test_layout_in_s3(full: World) -> None:
     """Media lie under their hash, results as gzip JSON with Content-Encoding, in exactly the documented form."""
-    tenant = await world.tenant("Layout")
-    await run_all(world, tenant, CITY)
-    media = await world.keys("media/")
-    vision = await world.keys("vision/")
+    tenant = await full.tenant("City Walks")
+    media = await full.keys(f"media/{tenant.id}/")
+    vision = await full.keys(f"vision/{tenant.id}/")
     assert media
     assert vision
     for key in media:
         match = re.fullmatch(rf"media/{tenant.id}/([0-9a-f]{{2}})/([0-9a-f]{{64}})\.(jpg|png|webp|gif)", key)
         assert match, key
         assert match[2].startswith(match[1])
-        body = await world.bucket.get(key)
+        body = await full.bucket.get(key)
         assert body is not None
         assert hashlib.sha256(body).hexdigest() == match[2]
     for key in vision:
         match = re.fullmatch(rf"vision/{tenant.id}/([0-9a-f]{{64}})_local_rules-1_v1\.0\.json", key)
         assert match, key
-        response = await obstore.get_async(world.bucket.store, key)
+        response = await obstore.get_async(full.bucket.store, key)
         assert response.attributes["Content-Encoding"] == "gzip"
         assert response.attributes["Content-Type"] == "application/json"
         document = json.loads(gzip.decompress(bytes(await response.bytes_async())))
@@ -65,23 +85,21 @@ async def test_layout_in_s3(world: World) -> None:
         assert document["tenant_id"] == str(tenant.id)
 
 
-async def test_tenants_share_nothing(world: World) -> None:
+async def test_tenants_share_nothing(full: World) -> None:
     """The same picture in two tenants is two objects and two results; no row and no key is shared."""
-    first, second = await world.tenant("First"), await world.tenant("Second")
-    await run_all(world, first, CITY)
-    await run_all(world, second, DIGEST)
-    shared = await world.database.pool.fetch(
+    first, second = await full.tenant("City Walks"), await full.tenant("Dev Digest")
+    shared = await full.database.pool.fetch(
         "SELECT a.sha256, a.s3_key AS one, b.s3_key AS other FROM media_objects a JOIN media_objects b"
         " ON a.sha256 = b.sha256 AND a.tenant_id = $1 AND b.tenant_id = $2",
         first.id,
         second.id,
     )
     assert len(shared) == 2
-    keys = await world.keys()
+    keys = await full.keys()
     for row in shared:
         assert row["one"] != row["other"]
         assert {row["one"], row["other"]} <= keys.keys()
-    results = await world.database.pool.fetch(
+    results = await full.database.pool.fetch(
         "SELECT tenant_id, s3_key, donor_sha256 FROM vision_results WHERE sha256 = ANY($1)",
         [row["sha256"] for row in shared],
     )
@@ -91,25 +109,22 @@ async def test_tenants_share_nothing(world: World) -> None:
     assert all(str(first.id) in key or str(second.id) in key for key in keys)
 
 
-async def test_second_run_does_nothing(world: World) -> None:
+async def test_second_run_does_nothing(full: World) -> None:
     """Everything again: no put, no analysis, no row changed."""
-    tenant = await world.tenant("Again")
-    await run_all(world, tenant, CITY)
-    before = await world.keys()
-    again = await world.load(tenant, TelegramExport(CITY))
+    tenant = await full.tenant("City Walks")
+    before = await full.keys()
+    again = await full.load(tenant, TelegramExport(CITY))
     assert (again.posts_new, again.media_new) == (0, 0)
-    assert (await world.store_media(tenant)).puts == 0
-    seen = await world.analyse(tenant)
+    assert (await full.store_media(tenant)).puts == 0
+    seen = await full.analyse(tenant)
     assert (seen.analyses, seen.puts) == (0, 0)
-    assert (await world.enrich(tenant)).statuses.total() == 0
-    assert await world.keys() == before
+    assert (await full.enrich(tenant)).statuses.total() == 0
+    assert await full.keys() == before
 
 
-async def test_near_duplicates_are_reused(world: World) -> None:
+async def test_near_duplicates_are_reused(full: World) -> None:
     """Re-encoded and resized copies take the earlier picture's result; crops and changed numbers do not."""
-    tenant = await world.tenant("Copies")
-    await run_all(world, tenant, CITY)
-    rows = await world.database.pool.fetch(
+    rows = await full.database.pool.fetch(
         "SELECT sha256, donor_sha256, distance_bits, provenance FROM vision_results WHERE method = 'near_duplicate'"
     )
     assert rows
@@ -146,23 +161,22 @@ async def test_unreadable_result_is_made_anew(world: World, tmp_path: Path) -> N
     assert gzip.decompress(body)
 
 
-async def test_usage_counts_each_object_once(world: World) -> None:
+async def test_usage_counts_each_object_once(full: World) -> None:
     """Usage equals the bucket's listing, without a recount and after one; a put said twice counts once."""
-    tenant = await world.tenant("Usage")
-    await run_all(world, tenant, CITY)
-    keys = await world.keys()
+    tenant = await full.tenant("City Walks")
+    keys = await full.keys()
     counted = (
         "SELECT sum(total_bytes)::bigint AS bytes, sum(objects_count)::bigint AS objects FROM tenant_storage_usage"
     )
     expected = (sum(keys.values()), len(keys))
-    assert tuple(await world.database.pool.fetchrow(counted)) == expected
-    quota = world.quota()
+    assert tuple(*await full.database.pool.fetch(counted)) == expected
+    quota = full.quota()
     key, size = next(iter(keys.items()))
     await quota.ledger.record_put(tenant.id, key, "media", size)
-    assert tuple(await world.database.pool.fetchrow(counted)) == expected
-    report = await world.recount(tenant)
+    assert tuple(*await full.database.pool.fetch(counted)) == expected
+    report = await full.recount(tenant)
     assert (report.missing.objects, report.untracked.objects, report.wrong_size.objects) == (0, 0, 0)
-    assert tuple(await world.database.pool.fetchrow(counted)) == expected
+    assert tuple(*await full.database.pool.fetch(counted)) == expected
 
 
 async def test_recount_corrects_drift(world: World, tmp_path: Path) -> None:
@@ -232,7 +246,7 @@ async def test_quota_blocks_and_lets_go(world: World, tmp_path: Path) -> None:
     blocked = await world.store_media(tenant)
     assert blocked.reasons["tenant_limit"] >= 1
     assert sum((await world.keys("media/")).values()) <= world.limits.tenant_bytes
-    row = await world.database.pool.fetchrow("SELECT reason, error FROM post_media WHERE state = 'blocked'")
+    [row] = await world.database.pool.fetch("SELECT reason, error FROM post_media WHERE state = 'blocked' LIMIT 1")
     assert row["reason"] == "tenant_limit"
     assert str(world.limits.tenant_bytes) in row["error"]
     world.limits = roomy
@@ -247,21 +261,19 @@ async def test_blocked_result_is_kept_in_postgres(world: World, tmp_path: Path) 
     await world.store_media(tenant)
     world.limits = replace(world.limits, type_bytes={**world.limits.type_bytes, "vision": 1})
     await world.analyse(tenant)
-    row = await world.database.pool.fetchrow("SELECT s3_key, reason, result FROM vision_results")
+    [row] = await world.database.pool.fetch("SELECT s3_key, reason, result FROM vision_results")
     assert (row["s3_key"], row["reason"]) == (None, "type_limit")
     assert row["result"]["analysis"]["classification"]["kind"]
     assert await world.keys("vision/") == {}
 
 
-async def test_albums_are_one_row_and_one_summary(world: World) -> None:
+async def test_albums_are_one_row_and_one_summary(full: World) -> None:
     """An album is one post: one row, one summary in S3; its broken picture holds nobody up."""
-    tenant = await world.tenant("Albums")
-    await run_all(world, tenant, CITY)
-    rows = await world.database.pool.fetch(
+    rows = await full.database.pool.fetch(
         "SELECT e.data, e.status FROM post_enrichment e JOIN posts p ON p.id = e.post_id WHERE p.grouped_id IS NOT NULL"
     )
     assert rows
-    summaries = await world.keys("album/")
+    summaries = await full.keys("album/")
     assert {row["data"]["album_summary_s3_key"] for row in rows} == summaries.keys()
     broken = [row for row in rows if any(medium["state"] == "rejected" for medium in row["data"]["media"])]
     assert broken

@@ -23,15 +23,12 @@ def prepare() -> None:
     configure_logging(Settings().log_level)
 
 
-for name, command in {
-    "up": up,
-    "down": down,
-    "status": status,
-    "config": config,
-    "import": import_export,
-    "import-folder": import_folder,
-    "materialize": materialize,
-    "search": search,
-    "demo": demo,
-}.items():
-    app.command(name)(command)
+app.command("up")(up)
+app.command("down")(down)
+app.command("status")(status)
+app.command("config")(config)
+app.command("import")(import_export)
+app.command("import-folder")(import_folder)
+app.command("materialize")(materialize)
+app.command("search")(search)
+app.command("demo")(demo)

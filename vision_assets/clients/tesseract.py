@@ -4,7 +4,10 @@ What is not here: decoding (`core/pictures.py`), and conclusions from the words 
 """
 
 import asyncio
+import contextlib
 import os
+import resource
+import signal
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,22 +59,29 @@ class Tesseract:
         version: Of the program; None where there is none.
         unavailable: None when it can read; else what is missing and what to install.
         command: Name or path of the program.
-        pass_timeout_seconds: After which a pass is killed.
+        pass_cpu_seconds: After which a pass is ended. CPU time, so that a busy machine reads what an idle one does.
+        pass_timeout_seconds: After which a pass is killed whatever it does.
     """
 
     languages: str
     version: str | None
     unavailable: str | None
     command: str
+    pass_cpu_seconds: int
     pass_timeout_seconds: float
 
     @classmethod
     async def find(
-        cls, *, languages: str, command: str = "tesseract", pass_timeout_seconds: float = 10.0
+        cls,
+        *,
+        languages: str,
+        command: str = "tesseract",
+        pass_cpu_seconds: int = 10,
+        pass_timeout_seconds: float = 60.0,
     ) -> "Tesseract":
         """Ask the program for its version and languages; asked once, because `-l` with an unknown one exits with 0."""
         version, unavailable = await _inquire(command, languages, pass_timeout_seconds)
-        return cls(languages, version, unavailable, command, pass_timeout_seconds)
+        return cls(languages, version, unavailable, command, pass_cpu_seconds, pass_timeout_seconds)
 
     @property
     def engine(self) -> str:
@@ -107,7 +117,13 @@ class Tesseract:
     async def _attempt(self, pgm: bytes, failures: list[str], *options: str) -> "_Pass":
         try:
             arguments = ("stdin", "stdout", "-l", self.languages, "--dpi", "300", *options, "tsv")
-            tsv = await _run(self.command, *arguments, timeout_seconds=self.pass_timeout_seconds, stdin=pgm)
+            tsv = await _run(
+                self.command,
+                *arguments,
+                timeout_seconds=self.pass_timeout_seconds,
+                cpu_seconds=self.pass_cpu_seconds,
+                stdin=pgm,
+            )
         except (_PassFailed, OSError) as error:
             log.warning("ocr.pass_failed", options=" ".join(options), error=str(error))
             failures.append(str(error))
@@ -239,7 +255,9 @@ async def _inquire(command: str, languages: str, timeout_seconds: float) -> tupl
     return version, f"Tesseract lacks {', '.join(missing)}; install {packages}"
 
 
-async def _run(command: str, *arguments: str, timeout_seconds: float, stdin: bytes = b"") -> bytes:
+async def _run(
+    command: str, *arguments: str, timeout_seconds: float, cpu_seconds: int | None = None, stdin: bytes = b""
+) -> bytes:
     process = await asyncio.create_subprocess_exec(
         command,
         *arguments,
@@ -250,6 +268,9 @@ async def _run(command: str, *arguments: str, timeout_seconds: float, stdin: byt
         env={**os.environ, "OMP_THREAD_LIMIT": "1"},
     )
     try:
+        if cpu_seconds is not None and hasattr(resource, "prlimit"):  # Linux; elsewhere the wall clock alone counts
+            with contextlib.suppress(ProcessLookupError):  # it has ended already
+                resource.prlimit(process.pid, resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
         async with asyncio.timeout(timeout_seconds):
             stdout, stderr = await process.communicate(stdin)
     except TimeoutError as error:
@@ -258,6 +279,8 @@ async def _run(command: str, *arguments: str, timeout_seconds: float, stdin: byt
         if process.returncode is None:
             process.kill()
             await process.wait()
+    if process.returncode == -signal.SIGXCPU:
+        raise _PassFailed(f"Tesseract took longer than {cpu_seconds} s of CPU time")
     if process.returncode:
         raise _PassFailed(
             f"Tesseract exited with {process.returncode}: {stderr.decode('utf-8', 'replace')[:200].strip()}"

@@ -34,15 +34,15 @@ def post_enrichment(
     """
 
     async def work(tenant: Tenant, ledgers: Ledgers) -> EnrichmentReport:
-        async with vision_provider.open() as provider:
-            one_pass = EnrichmentPass(
-                tenant_id=tenant.id,
-                provider=provider.name,
-                model=provider.model,
-                quota=storage_quota.guard(s3.connect(), ledgers),
-                ledger=ledgers.enrichment,
-            )
-            return await one_pass.enrich_posts()
+        provider, model = vision_provider.identity
+        one_pass = EnrichmentPass(
+            tenant_id=tenant.id,
+            provider=provider,
+            model=model,
+            quota=storage_quota.guard(s3.connect(), ledgers),
+            ledger=ledgers.enrichment,
+        )
+        return await one_pass.enrich_posts()
 
     tenant, report = run_for_tenant(context, postgres, work)
     raise_if_any(report.failures)

@@ -4,12 +4,18 @@ import dagster as dg
 
 from vision_assets.core.analysis import VisionPass, VisionReport
 from vision_assets.core.tenants import Tenant
-from vision_assets.core.vision import SCHEMA_VERSION
 from vision_assets.defs.failures import RETRY, raise_if_any
 from vision_assets.defs.metadata import contact_sheet, counts_table, megabytes
 from vision_assets.defs.partitions import TENANTS
 from vision_assets.defs.steps import run_for_tenant
-from vision_assets.resources import Ledgers, PostgresResource, S3Resource, StorageQuotaResource, VisionProviderResource
+from vision_assets.resources import (
+    VISION_CODE_VERSION,
+    Ledgers,
+    PostgresResource,
+    S3Resource,
+    StorageQuotaResource,
+    VisionProviderResource,
+)
 
 
 @dg.asset(
@@ -20,7 +26,7 @@ from vision_assets.resources import Ledgers, PostgresResource, S3Resource, Stora
     group_name="vision",
     owners=["team:vision"],
     tags={"stage": "analyse"},
-    code_version=SCHEMA_VERSION,
+    code_version=VISION_CODE_VERSION,
 )
 def vision_results(
     context: dg.AssetExecutionContext,
