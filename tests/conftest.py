@@ -16,6 +16,11 @@ from vision_assets.devstack.parts import start_parts
 from vision_assets.settings import Settings
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the kill and race tests run in their long form."""
+    parser.addoption("--long", action="store_true", help="run the chaos tests in their long form")
+
+
 @pytest.fixture(scope="session")
 def parts() -> Iterator[Settings]:
     """Run the embedded parts for the whole session and give the settings that lead to them."""

@@ -17,7 +17,7 @@ from contextlib import closing
 from pathlib import Path
 
 import psutil
-import psycopg2  # type: ignore[import-untyped]
+import psycopg2
 from psycopg2 import sql
 
 from vision_assets.devstack.credentials import load_credentials
