@@ -9,6 +9,7 @@ import dagster as dg
 
 from vision_assets.logs import configure_logging
 from vision_assets.resources import (
+    DagsterStorageResource,
     MediaSourceResource,
     PostgresResource,
     QdrantResource,
@@ -45,6 +46,9 @@ def default_resources(settings: Settings) -> dict[str, Any]:
         ),
         "qdrant": QdrantResource(
             url=dg.EnvVar("QDRANT_URL"), api_key=dg.EnvVar("QDRANT_API_KEY") if settings.qdrant_api_key else None
+        ),
+        "dagster_storage": DagsterStorageResource(
+            database_url=dg.EnvVar("DAGSTER_POSTGRES_URL"), event_retention_days=settings.event_retention_days
         ),
     }
 

@@ -6,6 +6,7 @@ What is not here: any decision (`core/`), any look at the environment (`definiti
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 import dagster as dg
 from pydantic import Field
@@ -13,6 +14,7 @@ from pydantic import Field
 from vision_assets.clients.local_vision import LocalVision
 from vision_assets.clients.media_files import LocalFiles
 from vision_assets.clients.postgres import Database
+from vision_assets.clients.postgres.dagster_events import prune_events
 from vision_assets.clients.postgres.enrichment import PostgresEnrichment
 from vision_assets.clients.postgres.ledger import PostgresUsage
 from vision_assets.clients.postgres.media import PostgresMedia
@@ -159,3 +161,20 @@ class QdrantResource(dg.ConfigurableResource[None]):
         """Open a client in the running event loop, and close it at the end."""
         async with QdrantIndex(self.url, api_key=self.api_key) as index:
             yield index
+
+
+class DagsterStorageResource(dg.ConfigurableResource[None]):
+    """Dagster's own database, for its retention alone."""
+
+    database_url: str = Field(description="postgresql+psycopg2://user:password@host:port/database, as Dagster has it")
+    event_retention_days: int = 30
+
+    async def prune(self, *, before: datetime) -> int:
+        """Delete old log events.
+
+        Returns:
+            Number of events deleted.
+        """
+        url = self.database_url.replace("postgresql+psycopg2://", "postgresql://", 1)
+        async with Database.open(url, max_size=1) as database:
+            return await prune_events(database, before=before)

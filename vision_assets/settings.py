@@ -32,7 +32,7 @@ def endpoints_file() -> Path:
 class Settings(BaseSettings):
     """What is in force in this process. Field names in upper case are the environment variables."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
     database_url: SecretStr | None = Field(None, description="Postgres, postgresql://user:password@host:port/database")
     dagster_postgres_url: SecretStr | None = Field(
@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     storage_vision_limit_bytes: int = Field(2 * 2**30, gt=0, description="Of all tenants' vision results")
     storage_crawl_limit_bytes: int = Field(2 * 2**30, gt=0, description="Of all tenants' crawled pages")
 
+    event_retention_days: int = Field(30, ge=1, description="Of Dagster's log events; materializations stay")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @classmethod

@@ -140,7 +140,7 @@ def test_killed_at_random_moments(two_machines: tuple[Machine, Machine], request
     """After every kill and a last run to the end, rows, keys and points equal those of an undisturbed run."""
     kills_wanted = 20 if request.config.getoption("--long") else 2
     seed = random.randrange(2**32)
-    chance = random.Random(seed)  # noqa: S311 - not for secrets
+    chance = random.Random(seed)
     undisturbed, disturbed = two_machines
     reset(undisturbed)
     started = time.monotonic()

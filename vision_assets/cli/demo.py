@@ -8,7 +8,7 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,7 +19,6 @@ from vision_assets.cli.materialize import materialize_tenant
 from vision_assets.clients.postgres import Database
 from vision_assets.clients.postgres.overview import Counters, Overview, read_counters, read_overview
 from vision_assets.clients.postgres.posts import PostgresPosts, ensure_tenant
-from vision_assets.clients.qdrant import QdrantIndex
 from vision_assets.clients.telegram_export import TelegramExport
 from vision_assets.core.errors import ConfigurationError, VisionAssetsError
 from vision_assets.core.importing import ImportReport, import_posts
@@ -27,6 +26,9 @@ from vision_assets.core.search import Hit, search
 from vision_assets.core.tenants import Tenant
 from vision_assets.devstack.parts import running_parts
 from vision_assets.settings import PROJECT_ROOT, Settings, data_dir
+
+if TYPE_CHECKING:
+    from vision_assets.clients.qdrant import QdrantIndex
 
 EXAMPLES = {"City Walks": "city_walks", "Dev Digest": "dev_digest"}
 """Tenant → folder of its export below `examples/`."""
@@ -143,7 +145,9 @@ def _database_url(settings: Settings) -> str:
     return settings.database_url.get_secret_value()
 
 
-def _index(settings: Settings) -> QdrantIndex:
+def _index(settings: Settings) -> "QdrantIndex":
+    from vision_assets.clients.qdrant import QdrantIndex  # noqa: PLC0415 - it takes seconds to load
+
     if settings.qdrant_url is None:
         raise ConfigurationError("There is no search index. Start the parts with `vision-assets up --parts`.")
     key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None

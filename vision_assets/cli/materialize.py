@@ -5,7 +5,6 @@ What is not here: the job (`defs/jobs.py`). Dagster is imported late: it takes s
 
 import asyncio
 import logging
-import os
 from typing import TYPE_CHECKING, Annotated
 from uuid import uuid4
 
@@ -18,7 +17,7 @@ from vision_assets.clients.postgres import Database
 from vision_assets.clients.postgres.posts import find_tenant
 from vision_assets.core.errors import ConfigurationError, VisionAssetsError
 from vision_assets.core.tenants import Tenant
-from vision_assets.devstack import dagster
+from vision_assets.devstack.dagster import dagster_environment
 from vision_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,40 +55,40 @@ def materialize_tenant(tenant: Tenant, *, console: Console) -> bool:
     Returns:
         Whether every step succeeded.
     """
-    dagster.prepare_home()
-    os.environ.update(dagster.environment())
-    import dagster as dg  # noqa: PLC0415
+    with dagster_environment():
+        import dagster as dg  # noqa: PLC0415
 
-    from vision_assets.definitions import defs  # noqa: PLC0415
-    from vision_assets.defs.jobs import TENANT_PIPELINE  # noqa: PLC0415
-    from vision_assets.defs.partitions import TENANTS  # noqa: PLC0415
+        from vision_assets.definitions import defs  # noqa: PLC0415
+        from vision_assets.defs.jobs import TENANT_PIPELINE  # noqa: PLC0415
+        from vision_assets.defs.partitions import TENANTS  # noqa: PLC0415
 
-    job = defs.resolve_job_def(TENANT_PIPELINE)
-    logging.getLogger("dagster").setLevel(logging.CRITICAL)  # the same events stand in the UI; here is a bar
-    run_id = str(uuid4())
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with dg.DagsterInstance.get() as instance, Progress(*columns, console=console) as bar:
-        instance.add_dynamic_partitions(str(TENANTS.name), [str(tenant.id)])
-        task = bar.add_task(escape(tenant.name), total=len(job.nodes))
+        job = defs.resolve_job_def(TENANT_PIPELINE)
+        logging.getLogger("dagster").setLevel(logging.CRITICAL)  # the same events stand in the UI; here is a bar
+        run_id = str(uuid4())
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with dg.DagsterInstance.get() as instance, Progress(*columns, console=console) as bar:
+            instance.add_dynamic_partitions(str(TENANTS.name), [str(tenant.id)])
+            task = bar.add_task(escape(tenant.name), total=len(job.nodes))
 
-        def show(event: "dg.EventLogEntry") -> None:
-            if event.dagster_event is None:
-                return
-            if event.dagster_event.is_step_start:
-                bar.update(task, description=f"{escape(tenant.name)}: {event.step_key}")
-            elif event.dagster_event.is_step_success:
-                bar.advance(task)
-            elif event.dagster_event.is_step_failure:
-                console.print(f"[red]{event.step_key} failed[/red]: {escape(event.dagster_event.message or '')}")
+            def show(event: "dg.EventLogEntry") -> None:
+                if event.dagster_event is None:
+                    return
+                if event.dagster_event.is_step_start:
+                    bar.update(task, description=f"{escape(tenant.name)}: {event.step_key}")
+                elif event.dagster_event.is_step_success:
+                    bar.advance(task)
+                elif event.dagster_event.is_step_failure:
+                    console.print(f"[red]{event.step_key} failed[/red]: {escape(event.dagster_event.message or '')}")
 
-        instance.add_event_listener(run_id, show)
-        result = job.execute_in_process(
-            instance=instance,
-            partition_key=str(tenant.id),
-            run_id=run_id,
-            raise_on_error=False,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        )
-        if result.success:
-            bar.update(task, description=f"{escape(tenant.name)}: all assets materialized")
-        return result.success
+            instance.add_event_listener(run_id, show)
+            result = job.execute_in_process(
+                instance=instance,
+                partition_key=str(tenant.id),
+                run_id=run_id,
+                tags={"tenant": tenant.name},
+                raise_on_error=False,
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            )
+            if result.success:
+                bar.update(task, description=f"{escape(tenant.name)}: all assets materialized")
+            return result.success

@@ -13,7 +13,6 @@ from rich.table import Table
 
 from vision_assets.clients.postgres import Database
 from vision_assets.clients.postgres.posts import find_tenant
-from vision_assets.clients.qdrant import QdrantIndex
 from vision_assets.core import search as core
 from vision_assets.core.errors import ConfigurationError, VisionAssetsError
 from vision_assets.core.tenants import Tenant
@@ -45,6 +44,8 @@ def search(
 
 async def _search(query: str, *, tenant_name: str, limit: int) -> tuple[Tenant, list[core.Hit]] | None:
     """Find the tenant and ask its index; None as long as there is none."""
+    from vision_assets.clients.qdrant import QdrantIndex  # noqa: PLC0415 - it takes seconds to load
+
     settings = Settings()
     if settings.database_url is None or settings.qdrant_url is None:
         raise ConfigurationError(f"There is no database or no search index. {START_PARTS}")

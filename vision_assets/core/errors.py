@@ -6,6 +6,7 @@
     │   │   ├── MediaMissing         the source has no such file (it may come later)
     │   │   └── ExportInvalid        a Telegram export that cannot be read
     │   ├── ConfigurationError       a setting is absent or wrong
+    │   ├── PartFailed               an embedded part did not start or stop (`devstack/processes.py`)
     │   ├── TenantUnknown            no such tenant, or it is not active
     │   └── QuotaExceeded            the put would break a storage limit
     └── TransientError               the same call may work later
