@@ -202,7 +202,7 @@ def _with_flipped_bytes(jpeg: bytes, *, count: int) -> bytes:
     pixels = range(jpeg.index(b"\xff\xda") + 64, len(jpeg) - 64)
     # Inverting 0xff would take away a marker's first byte, inverting 0x00 would make one.
     candidates = [at for at in pixels if jpeg[at] not in (0x00, 0xFF)]
-    for at in random.Random(40).sample(candidates, count):  # noqa: S311 - a test's damage, not a secret
+    for at in random.Random(40).sample(candidates, count):
         content[at] ^= 0xFF
     return bytes(content)
 
