@@ -1,14 +1,11 @@
 """Peak memory of importing a 200,000-message export, against `json.load` of the same file.
 
-Run `python -m benchmarks.import_memory` with DATABASE_URL set or the embedded parts running. Each side runs in a
-process of its own: nothing is shared but the file. The import goes to a tenant of its own, which is removed again.
+The import goes to a tenant of its own, which is removed again.
 """
 
 import argparse
 import asyncio
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,24 +15,16 @@ from uuid import uuid4
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks._memory import MIB, measure, memory_bytes, quarters, tell, write_result
 from tests.exports import write_large_export
 from vision_assets.clients.postgres import Database
 from vision_assets.clients.postgres.posts import PostgresPosts, ensure_tenant
 from vision_assets.clients.telegram_export import TelegramExport
 from vision_assets.core.importing import import_posts
+from vision_assets.devstack.parts import running_parts
 from vision_assets.settings import Settings
 
-RESULT = Path(__file__).with_name("results") / "import_memory.json"
 GOAL_RATIO = 0.15
-MIB = 2**20
-
-
-def memory_bytes(field: str) -> int:
-    """Ask Linux about this process: `VmRSS` is its memory now, `VmHWM` the most that it ever had."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
 
 
 def peer(file: Path) -> dict[str, Any]:
@@ -50,8 +39,7 @@ async def ours(file: Path) -> dict[str, Any]:
     """Import the file, and sample the memory after each batch."""
     samples = [memory_bytes("VmRSS")]
     database_url = Settings().database_url
-    if database_url is None:
-        raise SystemExit("Set DATABASE_URL, or start the parts with `vision-assets up --parts`.")
+    assert database_url is not None  # the parts run
     async with Database.open(database_url.get_secret_value()) as database:
         tenant = await ensure_tenant(database, f"benchmark {uuid4()}")
         started = time.perf_counter()
@@ -69,26 +57,14 @@ async def ours(file: Path) -> dict[str, Any]:
         "messages": report.messages_read,
         "posts": report.posts_new,
         "seconds": round(seconds, 1),
-        "rss_bytes_at_quarters": [samples[(len(samples) - 1) * quarter // 4] for quarter in range(5)],
+        "rss_bytes_at_quarters": quarters(samples),
     }
-
-
-def measure(side: str, file: Path) -> dict[str, Any]:
-    """Run one side in a process of its own and read what it prints last."""
-    child = subprocess.run(
-        [sys.executable, "-m", "benchmarks.import_memory", "--side", side, "--file", str(file)],
-        stdout=subprocess.PIPE,
-        check=True,
-        cwd=Path(__file__).parents[1],
-    )
-    result: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
-    return result
 
 
 def run_side(side: str, file: Path) -> None:
     """Be the process of one side."""
     result = asyncio.run(ours(file)) if side == "ours" else peer(file)
-    sys.stdout.write("\n" + json.dumps(result | {"peak_rss_bytes": memory_bytes("VmHWM")}) + "\n")
+    tell(result)
 
 
 def main() -> None:
@@ -101,11 +77,13 @@ def main() -> None:
     if options.side:
         run_side(options.side, options.file)
         return
-    with TemporaryDirectory() as folder:
+    with running_parts(), TemporaryDirectory() as folder:
         file = Path(folder) / "result.json"
         write_large_export(file, messages=options.messages)
         file_bytes = file.stat().st_size
-        sides = {side: measure(side, file) for side in ("peer", "ours")}
+        sides = {
+            side: measure("benchmarks.import_memory", "--side", side, "--file", str(file)) for side in ("peer", "ours")
+        }
     ratio = round(sides["ours"]["peak_rss_bytes"] / sides["peer"]["peak_rss_bytes"], 3)
     result: dict[str, Any] = {
         "what": f"peak RSS of reading an export of {options.messages} messages, {file_bytes} bytes",
@@ -114,15 +92,14 @@ def main() -> None:
         "ratio": ratio,
         "goal": f"ratio <= {GOAL_RATIO}",
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    write_result("import_memory", result)
     table = Table("", "peak RSS, MiB", "seconds", title=f"{options.messages:,} messages, {file_bytes / MIB:.0f} MiB")
     for side, figures in sides.items():
         table.add_row(result[side]["what"], f"{figures['peak_rss_bytes'] / MIB:.0f}", f"{figures['seconds']}")
     console = Console()
     console.print(table)
-    quarters = ", ".join(f"{rss_bytes / MIB:.0f}" for rss_bytes in sides["ours"]["rss_bytes_at_quarters"])
-    console.print(f"Our RSS at 0, 25, 50, 75, 100 %: {quarters} MiB. Ratio {ratio}, goal {result['goal']}.")
+    course = ", ".join(f"{rss_bytes / MIB:.0f}" for rss_bytes in sides["ours"]["rss_bytes_at_quarters"])
+    console.print(f"Our RSS at 0, 25, 50, 75, 100 %: {course} MiB. Ratio {ratio}, goal {result['goal']}.")
 
 
 if __name__ == "__main__":
