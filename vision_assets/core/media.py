@@ -55,15 +55,6 @@ class MediaObject:
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
-    """What one pass over the bytes tells."""
-
-    sha256: str
-    header: PictureHeader
-    hash: PerceptualHash
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one reference: stored, or another state with its reason."""
 
@@ -153,8 +144,8 @@ class MediaLedger(Protocol):
         ...
 
 
-def examine(content: bytes) -> Examined:
-    """Hash, sniff, decode and perceptually hash a picture, decoding once.
+def examine(content: bytes) -> tuple[PictureHeader, PerceptualHash]:
+    """Sniff, decode and perceptually hash a picture, decoding once.
 
     Raises:
         InputRejected: It is not a picture that can be used; the reason says why.
@@ -162,11 +153,7 @@ def examine(content: bytes) -> Examined:
     header = probe(content)
     scaled = header.format == "jpeg" and header.width * header.height > HASH_FULL_SIZE_PIXELS
     image = decode_upright(content, max_edge=HASH_SCALED_EDGE if scaled else None)
-    return Examined(
-        sha256=hashlib.sha256(content).hexdigest(),
-        header=header,
-        hash=perceptual_hash(image, flags=("animated",) if header.frames > 1 else ()),
-    )
+    return header, perceptual_hash(image, flags=("animated",) if header.frames > 1 else ())
 
 
 @dataclass(slots=True)
@@ -232,29 +219,33 @@ class MediaPass:
 
     async def _stored(self, reference: Reference, report: MediaReport) -> Outcome:
         content = await self.source.read(reference.source_uri, limit_bytes=MAX_IMAGE_BYTES)
+        sha256 = await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())
+        structlog.contextvars.bind_contextvars(sha256=sha256)  # until the end of this picture's task
         async with self._decoding:
             try:
-                examined = await asyncio.to_thread(examine, content)
+                header, hashed = await asyncio.to_thread(examine, content)
             except InputRejected as error:
                 raise InputRejected(error.reason, f"{reference.source_uri}: {error}") from error
-        with structlog.contextvars.bound_contextvars(sha256=examined.sha256):
-            # Two references of one page may bring the same bytes: the second one finds the object counted.
-            async with self._same_bytes[examined.sha256]:
-                stored = await self.ledger.find_object(self.tenant_id, examined.sha256)
-                if stored is None:
-                    stored = _media_object(self.tenant_id, examined, len(content))
-                    if await self.quota.put(
-                        self.tenant_id,
-                        stored.s3_key,
-                        content,
-                        content_type="media",
-                        mime=stored.mime,
-                        immutable=True,
-                    ):
-                        report.puts += 1
-                        report.put_bytes += stored.bytes
-            log.debug("media.stored", s3_key=stored.s3_key)
-        return Outcome(reference, "stored", object=stored, hash=examined.hash)
+        # Two references of one page may bring the same bytes: the second one finds the object counted.
+        async with self._same_bytes[sha256]:
+            stored = await self.ledger.find_object(self.tenant_id, sha256)
+            if stored is None:
+                stored = MediaObject(
+                    sha256=sha256,
+                    mime=header.mime,
+                    bytes=len(content),
+                    width=header.width,
+                    height=header.height,
+                    frames=header.frames,
+                    s3_key=media_key(self.tenant_id, sha256, extension=header.ext),
+                )
+                if await self.quota.put(
+                    self.tenant_id, stored.s3_key, content, content_type="media", mime=stored.mime, immutable=True
+                ):
+                    report.puts += 1
+                    report.put_bytes += stored.bytes
+        log.debug("media.stored", s3_key=stored.s3_key)
+        return Outcome(reference, "stored", object=stored, hash=hashed)
 
     async def hash_stored_media(self) -> HashReport:
         """Hash every stored picture that has no hash of the present algorithm, from the bytes in S3."""
@@ -277,7 +268,8 @@ class MediaPass:
                     if content is None:
                         raise MediaMissing(f"{stored.s3_key} is not in S3 any more; import its post again")
                     async with self._decoding:
-                        return stored.sha256, (await asyncio.to_thread(examine, content)).hash
+                        _, hashed = await asyncio.to_thread(examine, content)
+                    return stored.sha256, hashed
                 except InputRejected as error:
                     log.warning("media.not_hashed", reason=error.reason, error=str(error))
                     report.reasons[error.reason] += 1
@@ -293,16 +285,3 @@ class MediaPass:
                     log.exception("media.failed", error_type=type(error).__name__)
                     report.failures.append(str(error))
         return None
-
-
-def _media_object(tenant_id: TenantId, examined: Examined, size_bytes: int) -> MediaObject:
-    header = examined.header
-    return MediaObject(
-        sha256=examined.sha256,
-        mime=header.mime,
-        bytes=size_bytes,
-        width=header.width,
-        height=header.height,
-        frames=header.frames,
-        s3_key=media_key(tenant_id, examined.sha256, extension=header.ext),
-    )

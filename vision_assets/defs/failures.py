@@ -22,21 +22,23 @@ def translated() -> Iterator[None]:
     """
     try:
         yield
-    except* VisionAssetsError as group:
-        errors = _leaves(group)
+    except (VisionAssetsError, ExceptionGroup) as error:
+        errors = list(_leaves(error))
+        if not all(isinstance(leaf, VisionAssetsError) for leaf in errors):
+            raise
         raise dg.Failure(
-            description="; ".join(dict.fromkeys(str(error) for error in errors)),
-            metadata={"error_class": ", ".join(dict.fromkeys(type(error).__name__ for error in errors))},
-            allow_retries=all(isinstance(error, TransientError) for error in errors),
-        ) from group
+            description="; ".join(dict.fromkeys(map(str, errors))),
+            metadata={"error_class": ", ".join(dict.fromkeys(type(leaf).__name__ for leaf in errors))},
+            allow_retries=all(isinstance(leaf, TransientError) for leaf in errors),
+        ) from error
 
 
-def _leaves(group: BaseExceptionGroup[VisionAssetsError]) -> list[VisionAssetsError]:
-    return [
-        leaf
-        for error in group.exceptions
-        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    ]
+def _leaves(error: Exception) -> Iterator[Exception]:
+    if isinstance(error, ExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
 
 
 def raise_if_any(failures: Sequence[str]) -> None:

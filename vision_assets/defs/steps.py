@@ -37,7 +37,7 @@ def run_for_tenant(
 
     asset = "+".join(sorted(key.to_user_string() for key in context.selected_asset_keys))
     with (
-        bound_to_run(trace_id=context.run_id, tenant_id=context.partition_key, asset=asset),
+        bound_to_run(trace_id=context.run.run_id, tenant_id=context.partition_key, asset=asset),
         translated(),
         asyncio.Runner() as runner,
     ):
