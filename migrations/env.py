@@ -5,9 +5,12 @@ There is no ini file and no metadata: revisions are written by hand, as SQL.
 
 from alembic import context
 
+from vision_assets.clients.postgres.migrate import VERSION_TABLE
+
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=None,
+    version_table=VERSION_TABLE,
     transaction_per_migration=True,
 )
 with context.begin_transaction():

@@ -40,13 +40,12 @@ class Settings(BaseSettings):
     )
     s3_endpoint_url: str | None = Field(None, description="S3 server; unset with AWS_ACCESS_KEY_ID set: AWS itself")
     s3_bucket: str = Field("vision-assets", description="Bucket of all tenants' objects")
-    aws_access_key_id: SecretStr | None = None
-    aws_secret_access_key: SecretStr | None = None
-    aws_region: str = "us-east-1"
+    aws_access_key_id: SecretStr | None = Field(None, description="Unset: what the machine gives (role, profile)")
+    aws_secret_access_key: SecretStr | None = Field(None, description="Goes with AWS_ACCESS_KEY_ID")
+    aws_region: str = Field("us-east-1", description="Region of the bucket")
     qdrant_url: str | None = Field(None, description="Qdrant, http(s)://host:port")
-    qdrant_api_key: SecretStr | None = None
+    qdrant_api_key: SecretStr | None = Field(None, description="Of a Qdrant server that asks for one")
 
-    vision_provider: Literal["local"] = Field("local", description="Who looks at the pictures")
     ocr_languages: str = Field("rus+eng", description="Tesseract languages, joined by +")
     media_concurrency: int = Field(8, ge=1, description="Files read and uploaded at once, per run")
     decode_threads: int = Field(2, ge=1, description="Pictures decoded at once, per run; each may hold a full bitmap")
@@ -59,7 +58,7 @@ class Settings(BaseSettings):
     storage_crawl_limit_bytes: int = Field(2 * 2**30, gt=0, description="Of all tenants' crawled pages")
 
     event_retention_days: int = Field(30, ge=1, description="Of Dagster's log events; materializations stay")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity that is logged")
 
     @classmethod
     def settings_customise_sources(

@@ -1,10 +1,12 @@
 """The schema forward, back, and forward again, on the real Postgres."""
 
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
 import pytest
+from dagster_postgres import PostgresRunStorage
 
 from vision_assets.clients.postgres.migrate import current_revision, downgrade, migrate
 
@@ -64,7 +66,7 @@ async def test_forward_back_and_forward_on_data(bare_database: str) -> None:
     before = await ask(bare_database, SCHEMA, INDEXES, CONSTRAINTS)
     await fill(bare_database)
     downgrade(bare_database)
-    assert await ask(bare_database, TABLES) == [[("alembic_version",)]]
+    assert await ask(bare_database, TABLES) == [[("vision_assets_version",)]]
     migrate(bare_database)
     assert await ask(bare_database, SCHEMA, INDEXES, CONSTRAINTS) == before
     assert ("tenants",) in (await ask(bare_database, TABLES))[0]
@@ -96,3 +98,12 @@ async def test_a_failed_upgrade_leaves_no_lock(bare_database: str) -> None:
         migrate(bare_database, "no-such-revision")
     migrate(bare_database)
     assert current_revision(bare_database) is not None
+
+
+def test_shares_a_database_with_dagster(bare_database: str) -> None:
+    """Both keep a version of their own: whoever comes first, the other finds its way."""
+    url = urlsplit(bare_database)._replace(scheme="postgresql+psycopg2").geturl()
+    PostgresRunStorage.create_clean_storage(url).dispose()
+    migrate(bare_database)
+    downgrade(bare_database)
+    PostgresRunStorage(url, should_autocreate_tables=False).dispose()

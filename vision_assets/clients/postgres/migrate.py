@@ -1,6 +1,6 @@
 """Bring the schema of a database to a revision (alembic, without an ini file).
 
-What does not belong here: the revisions themselves (`migrations/versions`) and queries (`client.py`, `queries.sql`).
+What does not belong here: the revisions themselves (`migrations/versions`) and queries (the modules beside this one).
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.pool import NullPool
 
 _SCRIPTS = Path(__file__).resolve().parents[3] / "migrations"
+# Dagster keeps an `alembic_version` of its own, and may share the database.
+VERSION_TABLE = "vision_assets_version"
 _LOCK = 4_620_153_001  # any number, the same for every migration of this project
 
 
@@ -55,4 +57,4 @@ def downgrade(database_url: str, revision: str = "base") -> None:
 def current_revision(database_url: str) -> str | None:
     """Tell a database's revision; None before the first migration."""
     with _locked(database_url) as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
