@@ -72,6 +72,8 @@ def materialize_tenant(tenant: Tenant, *, console: Console) -> bool:
 
             def show(event: "dg.EventLogEntry") -> None:
                 if event.dagster_event is None:
+                    if event.level == logging.INFO and not event.user_message.startswith("event="):  # a step's progress
+                        bar.update(task, description=f"{escape(tenant.name)}: {escape(event.user_message)}")
                     return
                 if event.dagster_event.is_step_start:
                     bar.update(task, description=f"{escape(tenant.name)}: {event.step_key}")

@@ -102,6 +102,10 @@ class VisionReport:
 class VisionLedger(Protocol):
     """The registry of results."""
 
+    async def count_unanalysed(self, tenant_id: TenantId, *, provider: VisionProvider) -> int:
+        """Count the pictures that are to do, for the progress."""
+        ...
+
     async def unanalysed(
         self, tenant_id: TenantId, *, provider: VisionProvider, after: tuple[int, int, str], limit: int
     ) -> Sequence[Medium]:
@@ -179,6 +183,7 @@ class VisionPass:
 
     Attributes:
         concurrency: Pictures fetched and given to the provider at once.
+        on_progress: Called with the number of pictures done since the last call.
     """
 
     tenant_id: TenantId
@@ -209,7 +214,6 @@ class VisionPass:
                 for medium in page:
                     # A page is in the order of first appearance, so a task waits only for tasks before it.
                     under_way[medium.sha256] = group.create_task(self._one(medium, dict(under_way)))
-            self.on_progress(len(page))
         return self.report
 
     async def _one(self, medium: Medium, before: dict[str, asyncio.Task[None]]) -> None:
@@ -228,6 +232,8 @@ class VisionPass:
             except TransientError as error:
                 log.exception("vision.failed", error_type=type(error).__name__)
                 self.report.failures.append(f"{medium.sha256}: {error}")
+            finally:
+                self.on_progress(1)
 
     async def _result_of(self, medium: Medium, before: dict[str, asyncio.Task[None]]) -> None:
         if await self._take_from_cache(medium):

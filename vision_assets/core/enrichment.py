@@ -7,7 +7,7 @@ What is not here: the results themselves (`analysis.py`) and the search document
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -180,7 +180,6 @@ class EnrichmentPass:
     model: str
     quota: QuotaGuardedStore
     ledger: EnrichmentLedger
-    on_progress: Callable[[int], None] = lambda _: None
     report: EnrichmentReport = field(default_factory=EnrichmentReport)
 
     async def enrich_posts(self) -> EnrichmentReport:
@@ -196,7 +195,6 @@ class EnrichmentPass:
             await self.ledger.record(self.tenant_id, rows)
             for row in rows:
                 self.report.statuses[row.status] += 1
-            self.on_progress(len(page))
 
     async def _row(self, post: PostToEnrich) -> Enrichment | None:
         row = enrich(post, provider=self.provider)

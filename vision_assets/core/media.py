@@ -110,7 +110,7 @@ class MediaLedger(Protocol):
     """The registry of references, objects and hashes."""
 
     async def count_unfinished(self, tenant_id: TenantId) -> int:
-        """Count the references that are to do."""
+        """Count the references that are to do, for the progress."""
         ...
 
     async def unfinished(
@@ -163,6 +163,7 @@ class MediaPass:
     Attributes:
         concurrency: Files read and uploaded at once.
         decode_threads: Pictures decoded at once; each holds a bitmap.
+        on_progress: Called with the number of references done since the last call.
     """
 
     tenant_id: TenantId
@@ -195,7 +196,6 @@ class MediaPass:
                 tasks = [group.create_task(self._store_one(reference, report)) for reference in page]
             await self.ledger.record(self.tenant_id, [outcome for task in tasks if (outcome := task.result())])
             self._same_bytes.clear()
-            self.on_progress(len(page))
         return report
 
     async def _store_one(self, reference: Reference, report: MediaReport) -> Outcome | None:
@@ -214,6 +214,8 @@ class MediaPass:
                     log.exception("media.failed", error_type=type(error).__name__)
                     report.failures.append(str(error))
                     return None
+                finally:
+                    self.on_progress(1)
             report.states[outcome.state] += 1
             return outcome
 

@@ -10,6 +10,7 @@ from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import RETRY, raise_if_any
 from vision_assets.defs.metadata import counts_table, megabytes
 from vision_assets.defs.partitions import TENANTS
+from vision_assets.defs.progress import ProgressLog
 from vision_assets.defs.steps import run_for_tenant
 from vision_assets.resources import Ledgers, MediaSourceResource, PostgresResource, S3Resource, StorageQuotaResource
 
@@ -72,6 +73,9 @@ def media(
             ledger=ledgers.media,
             concurrency=media_source.concurrency,
             decode_threads=media_source.decode_threads,
+            on_progress=ProgressLog(
+                context.log, "media_objects: pictures", await ledgers.media.count_unfinished(tenant.id)
+            ),
         )
         stored = await one_pass.store_media() if MEDIA_OBJECTS in selected else MediaReport()
         # What the pass above stored is hashed already; this finds what an older algorithm left behind.

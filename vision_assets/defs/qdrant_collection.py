@@ -8,6 +8,7 @@ from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import RETRY
 from vision_assets.defs.metadata import counts_table
 from vision_assets.defs.partitions import TENANTS
+from vision_assets.defs.progress import ProgressLog
 from vision_assets.defs.steps import run_for_tenant
 from vision_assets.resources import Ledgers, PostgresResource, QdrantResource
 
@@ -32,7 +33,8 @@ def qdrant_collection(
 
     async def work(tenant: Tenant, ledgers: Ledgers) -> IndexReport:
         async with qdrant.open() as index:
-            return await index_posts(tenant.id, ledger=ledgers.index, index=index)
+            progress = ProgressLog(context.log, "qdrant_collection: posts")
+            return await index_posts(tenant.id, ledger=ledgers.index, index=index, on_progress=progress)
 
     tenant, report = run_for_tenant(context, postgres, work)
     return dg.MaterializeResult(

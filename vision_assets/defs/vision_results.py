@@ -7,6 +7,7 @@ from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import RETRY, raise_if_any
 from vision_assets.defs.metadata import contact_sheet, counts_table, megabytes
 from vision_assets.defs.partitions import TENANTS
+from vision_assets.defs.progress import ProgressLog
 from vision_assets.defs.steps import run_for_tenant
 from vision_assets.resources import (
     VISION_CODE_VERSION,
@@ -51,6 +52,11 @@ def vision_results(
                 quota=storage_quota.guard(store, ledgers),
                 ledger=ledgers.vision,
                 concurrency=vision_provider.concurrency,
+                on_progress=ProgressLog(
+                    context.log,
+                    "vision_results: pictures",
+                    await ledgers.vision.count_unanalysed(tenant.id, provider=provider),
+                ),
             )
             return await one_pass.analyse_media(), f"{provider.name} {provider.model} {provider.fingerprint}"
 

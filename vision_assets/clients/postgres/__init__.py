@@ -104,10 +104,3 @@ class Database:
         """
         async with self.connection() as connection, connection.transaction():
             yield connection
-
-
-@asynccontextmanager
-async def open_pool(database_url: str, *, max_size: int = 8) -> AsyncIterator["asyncpg.Pool[asyncpg.Record]"]:
-    """Transitional: use `Database.open`."""
-    async with Database.open(database_url, max_size=max_size) as database:
-        yield database.pool

@@ -45,6 +45,12 @@ class PostgresVision:
 
     database: Database
 
+    async def count_unanalysed(self, tenant_id: TenantId, *, provider: VisionProvider) -> int:
+        """See the Protocol."""
+        async with self.database.connection() as connection:
+            count: int = await sql.count_unanalysed(connection, tenant_id=tenant_id, **_identity(provider))
+            return count
+
     async def unanalysed(
         self, tenant_id: TenantId, *, provider: VisionProvider, after: tuple[int, int, str], limit: int
     ) -> Sequence[Medium]:

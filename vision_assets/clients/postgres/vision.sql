@@ -1,3 +1,11 @@
+-- name: count_unanalysed(tenant_id, provider, model, schema_version, fingerprint)$
+-- Pictures of one tenant without a result of this provider at this fingerprint.
+SELECT count(*) FROM media_objects o
+WHERE o.tenant_id = :tenant_id AND NOT EXISTS (
+    SELECT FROM vision_results r
+    WHERE r.tenant_id = o.tenant_id AND r.sha256 = o.sha256 AND r.provider = :provider AND r.model = :model
+      AND r.schema_version = :schema_version AND r.fingerprint = :fingerprint);
+
 -- name: unanalysed(algorithm, provider, model, schema_version, fingerprint, tenant_id, after_seq, after_position, after_sha256, row_limit)
 -- Pictures of one tenant without a result of this provider at this fingerprint, by first appearance.
 SELECT o.sha256, o.mime, o.s3_key, o.first_post_seq, o.first_position, o.width, o.height,
