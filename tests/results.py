@@ -32,6 +32,7 @@ def result(
     return VisionResult(
         sha256=sha256,
         tenant_id="00000000-0000-0000-0000-000000000001",
+        media_s3_key=f"media/{sha256}.jpg",
         analysis=Analysis(
             status="ok" if ocr_status == "ok" else "partial",
             classification=Classification(kind=kind, confidence=0.7, method="rules"),

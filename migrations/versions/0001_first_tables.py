@@ -56,7 +56,7 @@ CREATE TABLE post_media (
     telegram_unique_id  text,
     sha256              text CHECK (sha256 ~ '^[0-9a-f]{64}$'),
     state               text NOT NULL DEFAULT 'pending'
-                        CHECK (state IN ('pending', 'stored', 'missing', 'rejected', 'blocked', 'failed')),
+                        CHECK (state IN ('pending', 'stored', 'missing', 'rejected', 'blocked')),
     reason              text,                 -- machine-readable code of a state other than pending and stored
     error               text,                 -- the same for people: names the input and what to do
     PRIMARY KEY (post_id, position),
@@ -64,7 +64,7 @@ CREATE TABLE post_media (
     CHECK ((state = 'stored') = (sha256 IS NOT NULL))
 );
 CREATE INDEX post_media_unfinished ON post_media (tenant_id, post_id, position)
-    WHERE state IN ('pending', 'missing', 'blocked', 'failed');
+    WHERE state IN ('pending', 'blocked', 'missing');
 CREATE INDEX post_media_sha256 ON post_media (tenant_id, sha256) WHERE sha256 IS NOT NULL;
 
 CREATE TABLE media_objects (

@@ -6,18 +6,19 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import obstore
 import pytest
+from obstore.store import S3Store
 
 from tests.conftest import cloned, new_bucket
 from tests.world import World, open_world
 from vision_assets.clients.s3 import S3Bucket
 from vision_assets.clients.telegram_export import TelegramExport
-from vision_assets.core.errors import StorageUnavailable
+from vision_assets.core.errors import ConfigurationError, StorageUnavailable
 from vision_assets.core.storage import StoredObject
 from vision_assets.settings import Settings
 
@@ -112,23 +113,39 @@ async def test_tenants_share_nothing(full: World) -> None:
 async def test_second_run_does_nothing(full: World) -> None:
     """Everything again: no put, no analysis, no row changed."""
     tenant = await full.tenant("City Walks")
-    before = await full.keys()
+    keys, rows = await full.keys(), await all_rows(full)
     again = await full.load(tenant, TelegramExport(CITY))
     assert (again.posts_new, again.media_new) == (0, 0)
     assert (await full.store_media(tenant)).puts == 0
     seen = await full.analyse(tenant)
     assert (seen.analyses, seen.puts) == (0, 0)
     assert (await full.enrich(tenant)).statuses.total() == 0
-    assert await full.keys() == before
+    assert await full.keys() == keys
+    assert await all_rows(full) == rows
+
+
+async def all_rows(world: World) -> dict[str, list[str]]:
+    """The rows that passes write."""
+    return {
+        table: [str(row) for row in await world.database.pool.fetch(f"SELECT * FROM {table} ORDER BY 1, 2")]  # noqa: S608
+        for table in ("posts", "post_media", "media_objects", "phash_index", "vision_results", "post_enrichment")
+    }
 
 
 async def test_near_duplicates_are_reused(full: World) -> None:
-    """Re-encoded and resized copies take the earlier picture's result; crops and changed numbers do not."""
+    """Exactly the re-encoded and resized copies take the earlier picture's result; crops and changed numbers do not."""
     rows = await full.database.pool.fetch(
-        "SELECT sha256, donor_sha256, distance_bits, provenance FROM vision_results WHERE method = 'near_duplicate'"
+        "SELECT t.name, own.message_id AS copy, donor.message_id AS original, r.provenance, r.donor_sha256"
+        " FROM vision_results r JOIN tenants t ON t.id = r.tenant_id"
+        " JOIN post_media own ON own.tenant_id = r.tenant_id AND own.sha256 = r.sha256"
+        " JOIN post_media donor ON donor.tenant_id = r.tenant_id AND donor.sha256 = r.donor_sha256"
+        " WHERE r.method = 'near_duplicate'"
     )
-    assert rows
-    assert all(row["donor_sha256"] != row["sha256"] and row["distance_bits"] <= 6 for row in rows)
+    assert {(row["name"], row["copy"], row["original"]) for row in rows} == {
+        ("City Walks", 18, 3),
+        ("City Walks", 26, 5),
+        ("Dev Digest", 16, 11),
+    }
     assert all(row["provenance"]["donor_sha256"] == row["donor_sha256"] for row in rows)
 
 
@@ -153,7 +170,9 @@ async def test_unreadable_result_is_made_anew(world: World, tmp_path: Path) -> N
     await world.store_media(tenant)
     await world.analyse(tenant)
     key = next(iter(await world.keys("vision/")))
-    await world.bucket.put(key, b"not gzip", mime="application/json")
+    damaged = bytearray(await world.bucket.get(key) or b"")
+    damaged[len(damaged) // 2] ^= 0xFF
+    await world.bucket.put(key, bytes(damaged), mime="application/json")
     await world.database.pool.execute("DELETE FROM vision_results")
     assert (await world.analyse(tenant)).analyses == 1
     body = await world.bucket.get(key)
@@ -255,16 +274,117 @@ async def test_quota_blocks_and_lets_go(world: World, tmp_path: Path) -> None:
 
 
 async def test_blocked_result_is_kept_in_postgres(world: World, tmp_path: Path) -> None:
-    """A result that the quota keeps out of S3 is not lost: its row has it, without a key and with the reason."""
+    """A result that the quota keeps out of S3 is not lost: its row has it, and it is put when there is room."""
     tenant = await world.tenant("Paid for")
     await world.load(tenant, some_photos(tmp_path / "in", count=1))
     await world.store_media(tenant)
-    world.limits = replace(world.limits, type_bytes={**world.limits.type_bytes, "vision": 1})
+    roomy = world.limits
+    world.limits = replace(roomy, type_bytes={**roomy.type_bytes, "vision": 1})
     await world.analyse(tenant)
     [row] = await world.database.pool.fetch("SELECT s3_key, reason, result FROM vision_results")
     assert (row["s3_key"], row["reason"]) == (None, "type_limit")
-    assert row["result"]["analysis"]["classification"]["kind"]
+    assert row["result"]["classification"]
     assert await world.keys("vision/") == {}
+    world.limits = roomy
+    later = await world.analyse(tenant)
+    assert (later.analyses, later.puts) == (0, 1)
+    [later_row] = await world.database.pool.fetch("SELECT s3_key, reason, result FROM vision_results")
+    assert {later_row["s3_key"]} == (await world.keys("vision/")).keys()
+    assert later_row["result"] == row["result"]
+    assert (await world.analyse(tenant)).puts == 0
+
+
+async def test_blocked_summary_comes_later(world: World) -> None:
+    """An album's summary that the quota blocks is put by a later pass; the row is there at once."""
+    tenant = await world.tenant("Album")
+    await world.load(tenant, TelegramExport(CITY))
+    roomy = world.limits
+    await world.store_media(tenant)
+    world.limits = replace(roomy, type_bytes={**roomy.type_bytes, "vision": 1})
+    first = await world.enrich(tenant)
+    assert first.statuses.total() > 0
+    assert first.albums == 0
+    world.limits = roomy
+    assert (await world.enrich(tenant)).albums == 2
+    assert (await world.enrich(tenant)).statuses.total() == 0
+
+
+async def test_lost_object_is_stored_again(world: World, tmp_path: Path) -> None:
+    """A picture whose object is gone from S3 is stored again from its source, and then analysed."""
+    tenant = await world.tenant("Lost")
+    await world.load(tenant, some_photos(tmp_path / "in", count=2))
+    await world.store_media(tenant)
+    lost, kept = sorted(await world.keys("media/"))
+    await obstore.delete_async(world.bucket.store, lost)
+    first = await world.analyse(tenant)
+    assert (first.reasons["missing"], first.analyses) == (1, 1)
+    assert (await world.store_media(tenant)).puts == 1
+    assert (await world.keys("media/")).keys() == {lost, kept}
+    assert (await world.analyse(tenant)).analyses == 1
+    open_letters = "SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL"
+    assert await world.database.pool.fetchval(open_letters) == 0
+    report = await world.recount(tenant)
+    assert (report.missing.objects, report.untracked.objects) == (0, 0)
+
+
+@dataclass
+class SlowListing(BrokenListing):
+    """A bucket into which something is put while it is being listed."""
+
+    meanwhile: Callable[[], Awaitable[None]]
+
+    async def list(self, prefix: str) -> AsyncIterator[Sequence[StoredObject]]:
+        """List, and only then let the other put happen."""
+        async for chunk in self.bucket.list(prefix):
+            yield chunk
+        if prefix.startswith("media/"):
+            await self.meanwhile()
+
+
+async def test_put_during_a_recount_is_not_lost(world: World, tmp_path: Path) -> None:
+    """What is put and counted while the listing runs is not in it, and stays in the books all the same."""
+    tenant = await world.tenant("Busy")
+    await world.load(tenant, some_photos(tmp_path / "in", count=1))
+    await world.store_media(tenant)
+
+    async def put() -> None:
+        await world.quota().put(
+            tenant.id, f"media/{tenant.id}/ff/new.jpg", b"new", content_type="media", mime="image/jpeg"
+        )
+
+    report = await world.recount(tenant, store=SlowListing(world.bucket, put))
+    assert report.missing.objects == 0
+    keys = await world.keys()
+    counted = await world.database.pool.fetchval("SELECT sum(total_bytes)::bigint FROM tenant_storage_usage")
+    assert counted == sum(keys.values())
+    assert len(keys) == 2
+
+
+async def test_recounts_and_puts_do_not_deadlock(world: World) -> None:
+    """Recounts that find objects missing run beside puts of the same keys; nobody gives way with an error."""
+    tenant = await world.tenant("Crossing")
+    keys = [f"crawl/{tenant.id}/{number}.html" for number in range(40)]
+    quota = world.quota()
+
+    async def put(key: str) -> None:
+        for _ in range(5):
+            await quota.put(tenant.id, key, b"page", content_type="crawl", mime="text/html")
+            await obstore.delete_async(world.bucket.store, key)
+
+    async with asyncio.TaskGroup() as group:
+        for key in keys:
+            group.create_task(put(key))
+        for _ in range(10):
+            await world.recount(tenant)
+    report = await world.recount(tenant)
+    assert [usage.objects_count for usage in report.usage] == [0, 0, 0]
+
+
+async def test_missing_bucket_is_not_an_empty_one(world: World) -> None:
+    """A bucket that does not exist is a wrong setting, not a bucket without the object."""
+    elsewhere = S3Bucket(S3Store.from_url("s3://no-such-bucket-here", config=world.bucket.store.config))
+    with pytest.raises(ConfigurationError, match="S3_BUCKET"):
+        await elsewhere.get("media/x")
 
 
 async def test_albums_are_one_row_and_one_summary(full: World) -> None:

@@ -36,7 +36,7 @@ def test_album_merges_into_the_first() -> None:
     row = enrich(post(picture(0, first), picture(1, second), picture(2, third)), provider="local")
     assert row.status == "ok"
     assert row.data["classification"] == "photo"
-    assert row.data["vision_labels_agg"] == ["photo", "text", "document"]
+    assert row.data["labels"] == row.data["vision_labels_agg"] == ["photo", "text", "document"]
     assert row.data["ocr_text"] == row.data["ocr"]["text"] == "Вход\nВыход"
     assert row.data["ocr_present"] is True
     assert row.data["barcodes"] == ["qr!"]

@@ -22,25 +22,38 @@ class LocalFiles:
 
 
 def _read(source_uri: str, limit_bytes: int) -> bytes:
-    parts = urlsplit(source_uri)
-    if parts.scheme != "file" or parts.netloc:
-        raise InputRejected("not_a_file", f"{source_uri} is not a file:// reference to this machine")
-    path = Path(url2pathname(parts.path))
-    # The importer resolved the path; a link that came later must not lead out of the export.
-    if Path(os.path.realpath(path)) != path:
-        raise InputRejected("symbolic_link", f"{path} is or lies behind a symbolic link; put the file itself there")
+    path = _path(source_uri)
     try:
+        # The importer resolved the path; a link that came later must not lead out of the export.
+        if Path(os.path.realpath(path)) != path:
+            raise MediaMissing(
+                f"{path} is or lies behind a symbolic link; put the file itself there", reason="symbolic_link"
+            )
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise MediaMissing(f"{path} is not a regular file; put the file itself there", reason="not_a_file")
+            if status.st_size > limit_bytes:
+                raise InputRejected(
+                    "too_many_bytes",
+                    f"{path} has {status.st_size} bytes, at most {limit_bytes} are taken; send it smaller",
+                )
+            return file.read(limit_bytes)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MediaMissing(f"{path} is not there; put it there and run again") from error
     except OSError as error:
-        raise InputRejected("unreadable", f"{path} cannot be opened: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise InputRejected("not_a_file", f"{path} is not a regular file")
-        if status.st_size > limit_bytes:
-            raise InputRejected(
-                "too_many_bytes", f"{path} has {status.st_size} bytes, at most {limit_bytes} are taken; send it smaller"
-            )
-        return file.read(limit_bytes)
+        raise MediaMissing(
+            f"{path} cannot be read: {error.strerror}; make it readable and run again", reason="unreadable"
+        ) from error
+
+
+def _path(source_uri: str) -> Path:
+    try:
+        parts = urlsplit(source_uri)
+    except ValueError:
+        parts = urlsplit("")
+    path = url2pathname(parts.path)
+    if parts.scheme != "file" or parts.netloc or not path or "\0" in path:
+        raise InputRejected("not_a_file", f"{source_uri} is not a file:// reference to a file of this machine")
+    return Path(path)

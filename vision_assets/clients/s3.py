@@ -12,8 +12,10 @@ from obstore.store import S3Store
 if TYPE_CHECKING:
     from obstore.store import S3Config
 
-from vision_assets.core.errors import StorageUnavailable
+from vision_assets.core.errors import ConfigurationError, StorageUnavailable
 from vision_assets.core.storage import StoredObject
+
+NO_BUCKET = "The S3 bucket does not exist: make it, or check S3_BUCKET."
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,11 @@ class S3Bucket:
         try:
             response = await obstore.get_async(self.store, key)
             return bytes(await response.bytes_async())
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise ConfigurationError(
+                    f"The S3 bucket does not exist: make it, or check S3_BUCKET. {error}"
+                ) from error
             return None
         except (BaseError, OSError) as error:
             raise StorageUnavailable(f"S3 could not read {key}: {error}") from error
@@ -71,6 +77,8 @@ class S3Bucket:
         attributes = {"Content-Type": mime} | ({"Content-Encoding": encoding} if encoding else {})
         try:
             await obstore.put_async(self.store, key, body, attributes=attributes, use_multipart=False)
+        except FileNotFoundError as error:
+            raise ConfigurationError(f"{NO_BUCKET} {error}") from error
         except (BaseError, OSError) as error:
             raise StorageUnavailable(f"S3 could not write {key}: {error}") from error
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from vision_assets.core.errors import InputRejected, MediaMissing, QuotaExceeded, TransientError
+from vision_assets.core.errors import InputRejected, MediaMissing, QuotaExceeded
 from vision_assets.core.neighbours import Fingerprint, distance_bits, same_picture
 from vision_assets.core.quota import QuotaGuardedStore
 from vision_assets.core.storage import ObjectStore
@@ -35,11 +35,12 @@ THUMBNAILS_KEPT = 24
 
 @dataclass(frozen=True, slots=True)
 class Medium:
-    """A stored picture that has no result of this provider at this fingerprint.
+    """A stored picture that has no result of this provider at this fingerprint, or none in S3.
 
     Attributes:
         order: Of first appearance: (post_seq, position). Donors come earlier, so a repeated run decides alike.
         fingerprint: None when its hash is absent or must not be matched.
+        kept: Its result of this provider at this fingerprint, which the quota has kept out of S3 so far.
     """
 
     sha256: str
@@ -47,6 +48,7 @@ class Medium:
     s3_key: str
     order: tuple[int, int]
     fingerprint: Fingerprint | None
+    kept: VisionResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +111,13 @@ class VisionLedger(Protocol):
     async def unanalysed(
         self, tenant_id: TenantId, *, provider: VisionProvider, after: tuple[int, int, str], limit: int
     ) -> Sequence[Medium]:
-        """List pictures without a result of this provider at this fingerprint, after (order, sha256)."""
+        """List pictures without a result of this provider at this fingerprint in S3, after (order, sha256)."""
         ...
 
     async def earlier_neighbours(
         self, tenant_id: TenantId, medium: Medium, *, provider: VisionProvider
     ) -> Sequence[Neighbour]:
-        """List this tenant's pictures within the radius that appeared earlier than the medium."""
+        """List this tenant's pictures within the radius that appeared earlier, nearest first, and may be donors."""
         ...
 
     async def record_result(
@@ -142,8 +144,8 @@ class VisionLedger(Protocol):
         """Write that a picture can never be analysed, with its dead letter."""
         ...
 
-    async def record_object_missing(self, tenant_id: TenantId, medium: Medium, error: MediaMissing) -> None:
-        """Write the dead letter of a picture whose object is gone; it stays to do."""
+    async def record_object_lost(self, tenant_id: TenantId, sha256: str, error: MediaMissing, *, stage: str) -> None:
+        """Forget a picture whose object is gone from S3, so that its references are to do again."""
         ...
 
 
@@ -202,40 +204,51 @@ class VisionPass:
     async def analyse_media(self) -> VisionReport:
         """Give every picture that has none a result of this provider.
 
-        A bad picture becomes a dead letter; a transient fault leaves its picture to do and is reported.
+        A bad picture becomes a dead letter; a transient fault leaves its picture to do and is reported. When a whole
+        page fails, something is down for all of them, and the pass ends.
         """
         after = (-1, -1, "")
         while page := await self.ledger.unanalysed(
             self.tenant_id, provider=self.provider, after=after, limit=PAGE_SIZE
         ):
             after = (*page[-1].order, page[-1].sha256)
+            failed_before = len(self.report.failures)
             under_way: dict[str, asyncio.Task[None]] = {}
             async with asyncio.TaskGroup() as group:
                 for medium in page:
                     # A page is in the order of first appearance, so a task waits only for tasks before it.
                     under_way[medium.sha256] = group.create_task(self._one(medium, dict(under_way)))
+            if len(self.report.failures) - failed_before == len(page):
+                break
         return self.report
 
     async def _one(self, medium: Medium, before: dict[str, asyncio.Task[None]]) -> None:
         with structlog.contextvars.bound_contextvars(sha256=medium.sha256):
             try:
-                await self._result_of(medium, before)
-            except MediaMissing as error:
-                log.exception("vision.object_missing", error_type=type(error).__name__)
-                self.report.reasons[error.reason] += 1
-                await self.ledger.record_object_missing(self.tenant_id, medium, error)
-            except InputRejected as error:
-                log.warning("vision.rejected", reason=error.reason, error=str(error))
-                self.report.statuses["error"] += 1
-                self.report.reasons[error.reason] += 1
-                await self.ledger.record_error(self.tenant_id, medium, error, provider=self.provider)
-            except TransientError as error:
+                await self._settled(medium, before)
+            except Exception as error:
                 log.exception("vision.failed", error_type=type(error).__name__)
-                self.report.failures.append(f"{medium.sha256}: {error}")
+                self.report.failures.append(f"{medium.sha256}: {type(error).__name__}: {error}")
             finally:
                 self.on_progress(1)
 
+    async def _settled(self, medium: Medium, before: dict[str, asyncio.Task[None]]) -> None:
+        try:
+            await self._result_of(medium, before)
+        except MediaMissing as error:
+            log.exception("vision.object_lost", error_type=type(error).__name__)
+            self.report.reasons[error.reason] += 1
+            await self.ledger.record_object_lost(self.tenant_id, medium.sha256, error, stage="vision_results")
+        except InputRejected as error:
+            log.warning("vision.rejected", reason=error.reason, error_type=type(error).__name__, exc_info=True)
+            self.report.statuses["error"] += 1
+            self.report.reasons[error.reason] += 1
+            await self.ledger.record_error(self.tenant_id, medium, error, provider=self.provider)
+
     async def _result_of(self, medium: Medium, before: dict[str, asyncio.Task[None]]) -> None:
+        if medium.kept is not None:
+            await self._put(medium, medium.kept, how="cache_hit")
+            return
         if await self._take_from_cache(medium):
             return
         neighbours: Sequence[Neighbour] = ()
@@ -252,7 +265,9 @@ class VisionPass:
         async with self._calls:
             content = await self.store.get(medium.s3_key)
             if content is None:
-                raise MediaMissing(f"{medium.s3_key} is not in S3 any more; import its post again")
+                raise MediaMissing(
+                    f"{medium.s3_key} is not in S3 any more; the next run stores it again from its source"
+                )
             analysis = await self.provider.analyze(content, mime=medium.mime)
         self.report.analyses += 1
         self.report.tokens += analysis.tokens_used
@@ -267,7 +282,9 @@ class VisionPass:
         try:
             result = VisionResult.from_gzip(body)
         except ValueError as error:
-            log.warning("vision.cache_unreadable", s3_key=key, error=str(error), outcome="analysed anew")
+            log.warning(
+                "vision.cache_unreadable", s3_key=key, error_type=type(error).__name__, error=str(error), exc_info=True
+            )
             return False
         if result.provenance.fingerprint != self.provider.fingerprint:
             return False
@@ -288,6 +305,7 @@ class VisionPass:
         result = VisionResult(
             sha256=medium.sha256,
             tenant_id=str(self.tenant_id),
+            media_s3_key=medium.s3_key,
             analysis=analysis,
             provenance=Provenance(
                 provider=self.provider.name,
@@ -300,6 +318,9 @@ class VisionPass:
             analysis_reason="new" if donor is None else "cache_hit",
             analyzed_at=datetime.now(UTC),
         )
+        await self._put(medium, result, how=result.provenance.method)
+
+    async def _put(self, medium: Medium, result: VisionResult, *, how: str) -> None:
         key: str | None = self._key(medium)
         body = result.to_gzip()
         reason = None
@@ -310,10 +331,9 @@ class VisionPass:
             self.report.puts += 1
             self.report.put_bytes += len(body)
         except QuotaExceeded as error:
-            # What was paid for is kept in Postgres.
+            # What was paid for is kept in Postgres; each run tries the put again.
             key, reason = None, error.reason
             self.report.reasons[reason] += 1
-        how = result.provenance.method
         await self.ledger.record_result(
             self.tenant_id, result, how=how, s3_key=key, s3_bytes=len(body) if key else None, reason=reason
         )

@@ -8,7 +8,7 @@ What is not here: the results themselves (`analysis.py`) and the search document
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -134,19 +134,19 @@ def enrich(post: PostToEnrich, *, provider: str) -> Enrichment:
         data |= {"vision_labels_agg": [], "ocr_present": False, "s3_keys": {}, "s3_keys_list": []}
         return Enrichment(post.post_id, provider, post.params_hash, data, "error", error)
     base = results[0]
+    labels = merged((label for result in results for label in result.analysis.labels), limit=MAX_LABELS)
     texts = merged(text for result in results if (text := result.analysis.ocr.text))
     keys = [picture for picture in seen if picture.s3_key]
     data |= base.analysis.model_dump(mode="json", exclude={"status", "measurement", "labels", "ocr"}) | {
         "classification": base.analysis.classification.kind,
         "classification_confidence": base.analysis.classification.confidence,
-        "labels": base.analysis.labels,
+        "labels": labels,
         "ocr": base.analysis.ocr.model_dump(mode="json") | {"text": "\n".join(texts) or base.analysis.ocr.text},
         "ocr_text": "\n".join(texts) or None,
         "ocr_present": bool(texts),
         "is_meme": any(result.analysis.is_meme for result in results),
-        "vision_labels_agg": merged(
-            (label for result in results for label in result.analysis.labels), limit=MAX_LABELS
-        ),
+        "vision_labels_agg": labels,
+        "nsfw_score": max((r.analysis.nsfw_score for r in results if r.analysis.nsfw_score is not None), default=None),
         "barcodes": merged(code.text for result in results for code in result.analysis.measurement.barcodes),
         "dominant_colors": base.analysis.measurement.dominant_colors,
         "s3_keys": {"image": keys[0].s3_key} if keys else {},
@@ -207,7 +207,8 @@ class EnrichmentPass:
             await self.quota.put(self.tenant_id, key, body, content_type="vision", mime="application/json")
         except QuotaExceeded as error:
             log.warning("album.summary_blocked", post_id=str(post.post_id), reason=error.reason)
-            return row
+            # Another hash than the inputs' own: the next run comes by again.
+            return replace(row, params_hash=f"{row.params_hash} without summary")
         except TransientError as error:
             log.exception("album.summary_failed", post_id=str(post.post_id), error_type=type(error).__name__)
             self.report.failures.append(f"{key}: {error}")

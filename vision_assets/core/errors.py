@@ -3,7 +3,7 @@
     VisionAssetsError
     ├── PermanentError               a retry will not help
     │   ├── InputRejected            one bad input: it goes to the dead letters, its batch goes on
-    │   │   ├── MediaMissing         the source has no such file (it may come later)
+    │   │   ├── MediaMissing         nothing usable at the source now (it may come later)
     │   │   └── ExportInvalid        a Telegram export that cannot be read
     │   ├── ConfigurationError       a setting is absent or wrong
     │   ├── PartFailed               an embedded part did not start or stop (`devstack/processes.py`)
@@ -12,6 +12,7 @@
     └── TransientError               the same call may work later
         ├── StorageUnavailable       S3 did not answer, or answered with a fault of its own
         ├── DatabaseUnavailable      Postgres did not answer
+        ├── DatabaseConflict         Postgres gave way to another transaction: deadlock, serialisation, lock time-out
         ├── IndexUnavailable         Qdrant did not answer
         └── ProviderUnavailable      a vision provider did not answer
 
@@ -50,15 +51,16 @@ class InputRejected(PermanentError):
 
 
 class MediaMissing(InputRejected):
-    """The source does not have the file. It may come later, so every run looks again."""
+    """There is nothing usable at the source now. That may change, so every run looks again."""
 
-    def __init__(self, message: str) -> None:
-        """Use the reason `missing`.
+    def __init__(self, message: str, *, reason: str = "missing") -> None:
+        """Keep the code beside the text.
 
         Args:
             message: For people: names the file and what to do.
+            reason: Machine-readable code.
         """
-        super().__init__("missing", message)
+        super().__init__(reason, message)
 
 
 class ExportInvalid(InputRejected):
@@ -97,6 +99,10 @@ class StorageUnavailable(TransientError):
 
 class DatabaseUnavailable(TransientError):
     """Postgres did not answer."""
+
+
+class DatabaseConflict(TransientError):
+    """Postgres gave way to another transaction: deadlock, serialisation failure or lock time-out."""
 
 
 class IndexUnavailable(TransientError):

@@ -8,9 +8,11 @@ import asyncio
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
+from uuid import UUID
 
 import structlog
 
@@ -197,7 +199,7 @@ def tenant_name(raw: str) -> str:
     """Bring a tenant's name into its one form: NFC, trimmed.
 
     Raises:
-        ConfigurationError: It is empty, too long, or has control characters.
+        ConfigurationError: It is empty, too long, has control characters, or has the form of an id.
     """
     categories = {character: unicodedata.category(character) for character in raw.strip()}
     if not any(category[0] not in "CZ" for category in categories.values()):
@@ -211,6 +213,8 @@ def tenant_name(raw: str) -> str:
         raise ConfigurationError(
             f"A tenant's name may have {MAX_TENANT_NAME_CHARACTERS} characters, this one has {len(name)}: shorten it."
         )
+    with suppress(ValueError):
+        raise ConfigurationError(f"{UUID(name)} has the form of a tenant's id: choose a name that has not.")
     return name
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import structlog
 
-from vision_assets.core.errors import InputRejected, MediaMissing, QuotaExceeded, TransientError
+from vision_assets.core.errors import InputRejected, MediaMissing, QuotaExceeded
 from vision_assets.core.phash import ALGORITHM, PerceptualHash, perceptual_hash
 from vision_assets.core.pictures import PictureHeader, decode_upright, probe
 from vision_assets.core.quota import QuotaGuardedStore
@@ -100,8 +100,8 @@ class MediaSource(Protocol):
         """Read a whole file.
 
         Raises:
-            MediaMissing: There is no such file now.
-            InputRejected: It must not be read (`symbolic_link`, `not_a_file`) or is too large (`too_many_bytes`).
+            MediaMissing: There is no such file now, or nothing that may be read (`symbolic_link`, `unreadable`).
+            InputRejected: It is too large (`too_many_bytes`), or no reference to a file.
         """
         ...
 
@@ -135,6 +135,10 @@ class MediaLedger(Protocol):
 
     async def record_hashes(self, tenant_id: TenantId, hashes: Sequence[tuple[str, PerceptualHash]]) -> None:
         """Write hashes of stored pictures."""
+        ...
+
+    async def record_object_lost(self, tenant_id: TenantId, sha256: str, error: MediaMissing, *, stage: str) -> None:
+        """Forget a picture whose object is gone from S3, so that its references are to do again."""
         ...
 
     async def record_dead_letter(
@@ -186,7 +190,8 @@ class MediaPass:
     async def store_media(self) -> MediaReport:
         """Store every picture that is to do, once a tenant, and hash it while its bytes are in memory.
 
-        A bad picture becomes a dead letter; a transient fault leaves its reference to do and is reported.
+        A bad picture becomes a dead letter; a transient fault leaves its reference to do and is reported. When a whole
+        page fails, something is down for all of them, and the pass ends.
         """
         report = MediaReport()
         after: tuple[int, int] | None = None
@@ -194,7 +199,10 @@ class MediaPass:
             after = (page[-1].post_seq, page[-1].position)
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._store_one(reference, report)) for reference in page]
-            await self.ledger.record(self.tenant_id, [outcome for task in tasks if (outcome := task.result())])
+            outcomes = [outcome for task in tasks if (outcome := task.result())]
+            if not outcomes:
+                break
+            await self.ledger.record(self.tenant_id, outcomes)
             self._same_bytes.clear()
         return report
 
@@ -204,15 +212,13 @@ class MediaPass:
                 try:
                     outcome = await self._stored(reference, report)
                 except (InputRejected, QuotaExceeded) as error:
-                    state = {MediaMissing: "missing", QuotaExceeded: "blocked"}.get(type(error), "rejected")
-                    log.warning("media.not_stored", state=state, reason=error.reason, error=str(error))
+                    outcome = _not_stored(reference, error)
+                    log.warning("media.not_stored", state=outcome.state, reason=error.reason, error=str(error))
                     report.reasons[error.reason] += 1
-                    outcome = Outcome(
-                        reference, state, reason=error.reason, error=str(error), error_class=type(error).__name__
-                    )
-                except TransientError as error:
+                except Exception as error:
+                    # One item never stops a batch: it stays to do, and the step fails in the end.
                     log.exception("media.failed", error_type=type(error).__name__)
-                    report.failures.append(str(error))
+                    report.failures.append(f"{reference.source_uri}: {type(error).__name__}: {error}")
                     return None
                 finally:
                     self.on_progress(1)
@@ -260,30 +266,49 @@ class MediaPass:
             hashes = [hashed for task in tasks if (hashed := task.result())]
             await self.ledger.record_hashes(self.tenant_id, hashes)
             report.hashed += len(hashes)
+            if len(report.failures) == len(page):
+                break
         return report
 
     async def _hash_one(self, stored: MediaObject, report: HashReport) -> tuple[str, PerceptualHash] | None:
         with structlog.contextvars.bound_contextvars(sha256=stored.sha256):
             async with self._reading:
                 try:
-                    content = await self.store.get(stored.s3_key)
-                    if content is None:
-                        raise MediaMissing(f"{stored.s3_key} is not in S3 any more; import its post again")
-                    async with self._decoding:
-                        _, hashed = await asyncio.to_thread(examine, content)
-                    return stored.sha256, hashed
-                except InputRejected as error:
-                    log.warning("media.not_hashed", reason=error.reason, error=str(error))
-                    report.reasons[error.reason] += 1
-                    await self.ledger.record_dead_letter(
-                        self.tenant_id,
-                        stage="phash_index",
-                        item=stored.sha256,
-                        error_class=type(error).__name__,
-                        reason=error.reason,
-                        message=str(error),
-                    )
-                except TransientError as error:
+                    return await self._hashed(stored, report)
+                except Exception as error:
                     log.exception("media.failed", error_type=type(error).__name__)
-                    report.failures.append(str(error))
+                    report.failures.append(f"{stored.sha256}: {type(error).__name__}: {error}")
         return None
+
+    async def _hashed(self, stored: MediaObject, report: HashReport) -> tuple[str, PerceptualHash] | None:
+        content = await self.store.get(stored.s3_key)
+        if content is None:
+            lost = MediaMissing(f"{stored.s3_key} is not in S3 any more; the next run stores it again from its source")
+            log.warning("media.object_lost", error=str(lost))
+            report.reasons["object_lost"] += 1
+            await self.ledger.record_object_lost(self.tenant_id, stored.sha256, lost, stage="phash_index")
+            return None
+        async with self._decoding:
+            try:
+                _, hashed = await asyncio.to_thread(examine, content)
+            except InputRejected as error:
+                log.warning("media.not_hashed", reason=error.reason, error=str(error))
+                report.reasons[error.reason] += 1
+                await self.ledger.record_dead_letter(
+                    self.tenant_id,
+                    stage="phash_index",
+                    item=stored.sha256,
+                    error_class=type(error).__name__,
+                    reason=error.reason,
+                    message=str(error),
+                )
+                return None
+        return stored.sha256, hashed
+
+
+def _not_stored(reference: Reference, error: InputRejected | QuotaExceeded) -> Outcome:
+    """Tell the state for an error: what may pass is looked at again, `rejected` is final for these bytes."""
+    state = "blocked" if isinstance(error, QuotaExceeded) else "rejected"
+    if isinstance(error, MediaMissing):
+        state = "missing"
+    return Outcome(reference, state, reason=error.reason, error=str(error), error_class=type(error).__name__)

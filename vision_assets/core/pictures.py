@@ -20,7 +20,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from vision_assets.core.errors import InputRejected
 
-MAX_PIXELS = 80_000_000
+# A JPEG is decoded at a fraction of its size; others come whole, with an alpha channel or 16 bits a sample.
+MAX_PIXELS_OF_JPEG = 80_000_000
+MAX_PIXELS = 40_000_000
 # These decoders hold several bitmaps at once: 121 MP took more than 1 GB.
 MAX_PIXELS_OF_HUNGRY_DECODERS = 25_000_000
 
@@ -209,7 +211,9 @@ def _declared_bytes(content: bytes, picture_format: str) -> int:
 def _header(image: ImageFile.ImageFile, picture_format: str) -> PictureHeader:
     width, height = image.size
     hungry = picture_format in ("webp", "avif") or "progressive" in image.info
-    limit = MAX_PIXELS_OF_HUNGRY_DECODERS if hungry else MAX_PIXELS
+    limit = MAX_PIXELS_OF_JPEG if picture_format == "jpeg" else MAX_PIXELS
+    if hungry:
+        limit = MAX_PIXELS_OF_HUNGRY_DECODERS
     if width * height > limit:
         raise InputRejected(
             "too_many_pixels",
@@ -252,8 +256,9 @@ def _rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        white = Image.new("RGB", rgba.size, "white")
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        return white
     return image.convert("RGB")
 
 

@@ -1,9 +1,11 @@
 """The storage quota: whether a put may be made, and what a tenant has stored.
 
-What is not here: the recount from S3 (`reconcile.py`) and the tables (`clients/postgres/usage.py`).
+What is not here: the recount from S3 (`reconcile.py`) and the tables (`clients/postgres/ledger.py`).
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Protocol
 
 import structlog
@@ -74,17 +76,28 @@ def refusal(used: UsedBytes, limits: StorageLimits, growth_bytes: int, content_t
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """Bytes of a put of this process that is under way."""
+
+    tenant_id: TenantId
+    content_type: ContentType
+    bytes: int
+
+
 @dataclass(slots=True)
 class QuotaGuardedStore:
     """The only way to put an object: asks the quota before, and counts the bytes after.
 
-    Puts of this process that are under way are held against the limits too.
+    Puts of this process that began earlier and are under way are held against the limits. What other processes have
+    under way is not: their puts of that moment may go over a limit.
     """
 
     store: ObjectStore
     ledger: UsageLedger
     limits: StorageLimits
-    _held: dict[tuple[TenantId, str], tuple[ContentType, int]] = field(default_factory=dict)
+    _holds: dict[int, _Hold] = field(default_factory=dict)
+    _tickets: Iterator[int] = field(default_factory=count)
 
     async def put(
         self,
@@ -109,26 +122,38 @@ class QuotaGuardedStore:
             QuotaExceeded: Nothing was put.
             StorageUnavailable: Transient; a repeated put of the same key is safe.
         """
-        growth = await self.check_quota_before_upload(tenant_id, len(body), content_type, key=key)
-        if immutable and growth == 0:
-            return False
-        self._held[tenant_id, key] = (content_type, growth)
+        earlier = list(self._holds.values())
+        ticket = next(self._tickets)
+        # Held before the check: of two puts at once the later one counts the earlier one, whatever each waits for.
+        self._holds[ticket] = _Hold(tenant_id, content_type, len(body))
         try:
+            growth = await self.check_quota_before_upload(tenant_id, len(body), content_type, key=key, holds=earlier)
+            if immutable and growth == 0:
+                return False
             await self.store.put(key, body, mime=mime, encoding=encoding)
             await self.ledger.record_put(tenant_id, key, content_type, len(body))
         finally:
-            del self._held[tenant_id, key]
+            del self._holds[ticket]
         return True
 
     async def check_quota_before_upload(
-        self, tenant_id: TenantId, size_bytes: int, content_type: ContentType, *, key: str
+        self,
+        tenant_id: TenantId,
+        size_bytes: int,
+        content_type: ContentType,
+        *,
+        key: str,
+        holds: Sequence[_Hold] = (),
     ) -> int:
         """Ask whether an object of this size may be put.
 
         A quota that is exceeded blocks. A check that fails lets the upload go on: the next recount corrects the books.
 
+        Args:
+            holds: Of puts that count as done.
+
         Returns:
-            Bytes by which usage will grow.
+            Bytes by which usage will grow; negative when the object becomes smaller.
 
         Raises:
             QuotaExceeded: The put would break a limit.
@@ -137,16 +162,20 @@ class QuotaGuardedStore:
             used = await self.ledger.used_bytes(tenant_id, content_type, key)
         except TransientError as error:
             log.warning(
-                "quota.check_failed", key=key, size_bytes=size_bytes, error=str(error), outcome="upload goes on"
+                "quota.check_failed",
+                key=key,
+                size_bytes=size_bytes,
+                error_type=type(error).__name__,
+                outcome="upload goes on",
+                exc_info=True,
             )
             return size_bytes
         growth = size_bytes - used.object
-        under_way = [(holder, *held) for (holder, _), held in self._held.items()]
         used = replace(
             used,
-            bucket=used.bucket + sum(held for *_, held in under_way),
-            tenant=used.tenant + sum(held for holder, _, held in under_way if holder == tenant_id),
-            type=used.type + sum(held for _, held_type, held in under_way if held_type == content_type),
+            bucket=used.bucket + sum(hold.bytes for hold in holds),
+            tenant=used.tenant + sum(hold.bytes for hold in holds if hold.tenant_id == tenant_id),
+            type=used.type + sum(hold.bytes for hold in holds if hold.content_type == content_type),
         )
         if (reason := refusal(used, self.limits, growth, content_type)) is not None:
             log.warning(

@@ -4,9 +4,12 @@ What is not here: the order of cache, reuse and call (`analysis.py`), and any pr
 """
 
 import gzip
+import json
+import zlib
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -137,30 +140,80 @@ class Provenance(_Value):
 
 
 class VisionResult(_Value):
-    """One result as it lies in S3 (gzip JSON) and in Postgres."""
+    """One result of one picture; `to_document` is its form in S3 and Postgres.
+
+    Attributes:
+        media_s3_key: Of the picture itself.
+    """
 
     sha256: str
     tenant_id: str
+    media_s3_key: str
     analysis: Analysis
     provenance: Provenance
     analysis_reason: Literal["new", "retry", "cache_hit", "fallback", "skipped"]
     analyzed_at: datetime
 
+    def to_document(self) -> dict[str, Any]:
+        """Lay the result out flat, by the names of schema 1.0 that other readers know."""
+        document = self.model_dump(mode="json")
+        analysis, provenance = document.pop("analysis"), document.pop("provenance")
+        classification, measurement = analysis.pop("classification"), analysis.pop("measurement")
+        return {
+            "schema_version": provenance.pop("schema_version"),
+            "provider": provenance.pop("provider"),
+            "model": provenance.pop("model"),
+            "sha256": document["sha256"],
+            "tenant_id": document["tenant_id"],
+            **analysis,
+            "classification": classification.pop("kind"),
+            "classification_details": classification,
+            "dominant_colors": measurement.pop("dominant_colors"),
+            "context": measurement,
+            "s3_keys": {"image": document["media_s3_key"]},
+            "analysis_reason": document["analysis_reason"],
+            "analyzed_at": document["analyzed_at"],
+            "provenance": provenance,
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "VisionResult":
+        """Read what `to_document` laid out.
+
+        Raises:
+            ValueError: It is not a result of this schema.
+        """
+        try:
+            analysis = {name: document[name] for name in Analysis.model_fields if name in document}
+            analysis["classification"] = {"kind": document["classification"], **document["classification_details"]}
+            analysis["measurement"] = {"dominant_colors": document["dominant_colors"], **document["context"]}
+            identity = {name: document[name] for name in ("schema_version", "provider", "model")}
+            return cls.model_validate(
+                {
+                    "analysis": analysis,
+                    "provenance": {**identity, **document["provenance"]},
+                    "media_s3_key": document["s3_keys"]["image"],
+                    **{name: document[name] for name in ("sha256", "tenant_id", "analysis_reason", "analyzed_at")},
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a result of schema {SCHEMA_VERSION}: {error!r}") from error
+
     def to_gzip(self) -> bytes:
         """Encode for S3; the same result gives the same bytes (no time stamp in the gzip header)."""
-        return gzip.compress(self.model_dump_json().encode(), compresslevel=6, mtime=0)
+        return gzip.compress(json.dumps(self.to_document(), ensure_ascii=False).encode(), compresslevel=6, mtime=0)
 
     @classmethod
     def from_gzip(cls, body: bytes) -> "VisionResult":
         """Decode what `to_gzip` wrote.
 
         Raises:
-            ValueError: The bytes are not gzip, or not a result of this schema.
+            ValueError: The bytes are damaged, or not a result of this schema.
         """
         try:
-            return cls.model_validate_json(gzip.decompress(body))
-        except (OSError, EOFError) as error:
-            raise ValueError(f"not gzip: {error}") from error
+            return cls.from_document(json.loads(gzip.decompress(body)))
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"damaged gzip: {error}") from error
 
 
 class VisionProvider(Protocol):

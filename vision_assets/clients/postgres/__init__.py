@@ -14,7 +14,7 @@ import aiosql
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from vision_assets.core.errors import DatabaseUnavailable
+from vision_assets.core.errors import DatabaseConflict, DatabaseUnavailable
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
@@ -49,11 +49,20 @@ _UNREACHABLE = (
 )
 
 
+_CONFLICTS = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+)
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn a driver's "nobody there" into the project's error."""
+    """Turn the driver's passing faults into the project's errors."""
     try:
         yield
+    except _CONFLICTS as error:
+        raise DatabaseConflict(f"Postgres gave way to another transaction: {error}") from error
     except _UNREACHABLE as error:
         raise DatabaseUnavailable(
             f"Postgres does not answer: {error or type(error).__name__}. Start the parts with `vision-assets up`, "

@@ -43,7 +43,7 @@ class PostgresEnrichment:
                 params_hash=row["params_hash"],
                 pictures=tuple(
                     PictureOfPost(
-                        **picture | {"result": picture["result"] and VisionResult.model_validate(picture["result"])}
+                        **picture | {"result": picture["result"] and VisionResult.from_document(picture["result"])}
                     )
                     for picture in row["pictures"]
                 ),

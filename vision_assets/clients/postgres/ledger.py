@@ -52,6 +52,17 @@ async def record_counts(
     )
 
 
+async def forget_put(connection: Connection, tenant_id: TenantId, key: str | None) -> None:
+    """Take an object that is gone out of the object ledger."""
+    await lock_usage(connection, tenant_id)
+    await sql.forget_put(connection, tenant_id=tenant_id, s3_key=key)
+
+
+async def lock_usage(connection: Connection, tenant_id: TenantId) -> None:
+    """Lock a tenant's usage, before any row of its object ledger is locked."""
+    await sql.lock_usage(connection, tenant_id=tenant_id, content_type=None)
+
+
 @dataclass(frozen=True, slots=True)
 class PostgresUsage:
     """Implements `core.quota.UsageLedger`."""
@@ -68,6 +79,7 @@ class PostgresUsage:
     async def record_put(self, tenant_id: TenantId, key: str, content_type: ContentType, size_bytes: int) -> None:
         """See the Protocol."""
         async with self.database.transaction() as connection:
+            await sql.lock_usage(connection, tenant_id=tenant_id, content_type=content_type)
             await sql.record_put(
                 connection, tenant_id=tenant_id, s3_key=key, content_type=content_type, size_bytes=size_bytes
             )

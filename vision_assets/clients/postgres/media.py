@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vision_assets.clients.postgres import Connection, Database, statements
-from vision_assets.clients.postgres.ledger import record_counts, record_dead_letters, resolve_dead_letters
+from vision_assets.clients.postgres.ledger import forget_put, record_counts, record_dead_letters, resolve_dead_letters
+from vision_assets.core.errors import MediaMissing
 from vision_assets.core.media import MediaObject, Outcome, Reference
 from vision_assets.core.phash import ALGORITHM, PerceptualHash
 from vision_assets.core.tenants import TenantId
@@ -78,6 +79,7 @@ class PostgresMedia:
                 tenant_id=tenant_id,
                 post_ids=[outcome.reference.post_id for outcome in outcomes],
                 positions=[outcome.reference.position for outcome in outcomes],
+                source_uris=[outcome.reference.source_uri for outcome in outcomes],
                 states=[outcome.state for outcome in outcomes],
                 sha256s=[outcome.object.sha256 if outcome.object else None for outcome in outcomes],
                 reasons=[outcome.reason for outcome in outcomes],
@@ -116,6 +118,9 @@ class PostgresMedia:
         """See the Protocol."""
         async with self.database.transaction() as connection:
             await _record_hashes(connection, tenant_id, hashes)
+            await resolve_dead_letters(
+                connection, tenant_id, stage="phash_index", items=[sha256 for sha256, _ in hashes]
+            )
 
     async def record_dead_letter(
         self, tenant_id: TenantId, *, stage: str, item: str, error_class: str, reason: str, message: str
@@ -123,6 +128,23 @@ class PostgresMedia:
         """See the Protocol."""
         async with self.database.connection() as connection:
             await record_dead_letters(connection, tenant_id, [(stage, item, error_class, reason, message)])
+
+    async def record_object_lost(self, tenant_id: TenantId, sha256: str, error: MediaMissing, *, stage: str) -> None:
+        """See the Protocol."""
+        await record_object_lost(self.database, tenant_id, sha256, error, stage=stage)
+
+
+async def record_object_lost(
+    database: Database, tenant_id: TenantId, sha256: str, error: MediaMissing, *, stage: str
+) -> None:
+    """Forget a picture whose object is gone from S3; its references are to do again, and a dead letter says so."""
+    async with database.transaction() as connection:
+        await sql.reopen_references(connection, tenant_id=tenant_id, sha256=sha256)
+        s3_key = await sql.forget_object(connection, tenant_id=tenant_id, sha256=sha256)
+        await forget_put(connection, tenant_id, s3_key)
+        await record_dead_letters(
+            connection, tenant_id, [(stage, sha256, type(error).__name__, error.reason, str(error))]
+        )
 
 
 def _item(reference: Reference) -> str:

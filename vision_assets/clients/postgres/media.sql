@@ -1,8 +1,7 @@
 -- name: count_unfinished(tenant_id)$
 -- References of one tenant that are to do.
 SELECT count(*) FROM post_media
-WHERE tenant_id = :tenant_id AND state IN ('pending', 'blocked', 'failed')
-   OR tenant_id = :tenant_id AND state = 'missing' AND reason = 'missing';
+WHERE tenant_id = :tenant_id AND state IN ('pending', 'blocked', 'missing') AND reason IS DISTINCT FROM 'not_exported';
 
 -- name: unfinished(tenant_id, after_seq, after_position, row_limit)
 -- References of one tenant that are to do, in the order of the posts. What an export left out is not looked for again.
@@ -10,16 +9,17 @@ SELECT m.post_id, m.position, p.seq AS post_seq, m.source_uri
 FROM post_media m
 JOIN posts p ON p.tenant_id = m.tenant_id AND p.id = m.post_id
 WHERE m.tenant_id = :tenant_id
-  AND (m.state IN ('pending', 'blocked', 'failed') OR m.state = 'missing' AND m.reason = 'missing')
-  AND (p.seq, m.position) > (:after_seq, :after_position)
+  AND m.state IN ('pending', 'blocked', 'missing') AND m.reason IS DISTINCT FROM 'not_exported'
+  AND p.seq >= :after_seq AND (p.seq, m.position) > (:after_seq, :after_position)
 ORDER BY p.seq, m.position
 LIMIT :row_limit;
 
 -- name: find_object(tenant_id, sha256)^
--- One stored picture of one tenant.
-SELECT sha256, mime, bytes, width, height, frames, s3_key
-FROM media_objects
-WHERE tenant_id = :tenant_id AND sha256 = :sha256;
+-- One stored picture of one tenant whose object is counted as lying in S3.
+SELECT o.sha256, o.mime, o.bytes, o.width, o.height, o.frames, o.s3_key
+FROM media_objects o
+JOIN storage_objects l ON l.tenant_id = o.tenant_id AND l.s3_key = o.s3_key
+WHERE o.tenant_id = :tenant_id AND o.sha256 = :sha256;
 
 -- name: record_objects(tenant_id, sha256s, mimes, bytes, widths, heights, frames, s3_keys, post_seqs, positions)!
 -- Registers pictures; a known one keeps its row, with the earliest reference and the latest use.
@@ -53,13 +53,15 @@ ON CONFLICT (tenant_id, sha256) DO UPDATE SET
     thumbnail = excluded.thumbnail, flags = excluded.flags, hashed_at = now()
 WHERE phash_index.algorithm <> excluded.algorithm;
 
--- name: record_states(post_ids, positions, states, sha256s, reasons, errors, tenant_id)!
--- Writes what became of references.
+-- name: record_states(post_ids, positions, source_uris, states, sha256s, reasons, errors, tenant_id)!
+-- Writes what became of references, unless another run has stored them or an import has given them another source since.
 UPDATE post_media m
 SET state = outcome.state, sha256 = outcome.sha256, reason = outcome.reason, error = outcome.error
-FROM unnest(:post_ids::uuid[], :positions::smallint[], :states::text[], :sha256s::text[], :reasons::text[],
-            :errors::text[]) AS outcome (post_id, position, state, sha256, reason, error)
-WHERE m.tenant_id = :tenant_id AND m.post_id = outcome.post_id AND m.position = outcome.position;
+FROM unnest(:post_ids::uuid[], :positions::smallint[], :source_uris::text[], :states::text[], :sha256s::text[],
+            :reasons::text[], :errors::text[])
+     AS outcome (post_id, position, source_uri, state, sha256, reason, error)
+WHERE m.tenant_id = :tenant_id AND m.post_id = outcome.post_id AND m.position = outcome.position
+  AND m.source_uri = outcome.source_uri AND m.state <> 'stored';
 
 -- name: unhashed(algorithm, tenant_id, after, row_limit)
 -- Stored pictures of one tenant that have no hash of this algorithm.
@@ -69,3 +71,12 @@ LEFT JOIN phash_index h ON h.tenant_id = o.tenant_id AND h.sha256 = o.sha256 AND
 WHERE o.tenant_id = :tenant_id AND h.sha256 IS NULL AND o.sha256 > :after
 ORDER BY o.sha256
 LIMIT :row_limit;
+
+-- name: reopen_references(tenant_id, sha256)!
+-- Makes the references of a picture whose object is lost to do again.
+UPDATE post_media SET state = 'pending', sha256 = NULL
+WHERE tenant_id = :tenant_id AND sha256 = :sha256 AND state = 'stored';
+
+-- name: forget_object(tenant_id, sha256)$
+-- Removes a picture's row, with its hash and results, and tells the key of its object.
+DELETE FROM media_objects WHERE tenant_id = :tenant_id AND sha256 = :sha256 RETURNING s3_key;

@@ -17,14 +17,14 @@ GROUP BY 1 ORDER BY 2 DESC, 1;
 
 -- name: by_kind(tenant_id)
 -- Results of one tenant by kind of picture.
-SELECT result #>> '{analysis,classification,kind}' AS name, count(*) AS value FROM vision_results
+SELECT result ->> 'classification' AS name, count(*) AS value FROM vision_results
 WHERE tenant_id = :tenant_id AND result IS NOT NULL
 GROUP BY 1 ORDER BY 2 DESC, 1;
 
 -- name: by_ocr_status(tenant_id)
 -- Results of one tenant by what became of their text.
-SELECT CASE WHEN result #>> '{analysis,ocr,status}' <> 'ok' THEN result #>> '{analysis,ocr,status}'
-            WHEN result #>> '{analysis,ocr,text}' <> '' THEN 'found' ELSE 'none' END AS name,
+SELECT CASE WHEN result #>> '{ocr,status}' <> 'ok' THEN result #>> '{ocr,status}'
+            WHEN result #>> '{ocr,text}' <> '' THEN 'found' ELSE 'none' END AS name,
        count(*) AS value
 FROM vision_results WHERE tenant_id = :tenant_id AND result IS NOT NULL
 GROUP BY 1 ORDER BY 2 DESC, 1;
@@ -37,7 +37,7 @@ ORDER BY content_type;
 -- name: texts(tenant_id, row_limit)
 -- Texts that were found in one tenant's pictures, longest first.
 SELECT DISTINCT ON (length(text), text) text FROM (
-    SELECT result #>> '{analysis,ocr,text}' AS text FROM vision_results
+    SELECT result #>> '{ocr,text}' AS text FROM vision_results
     WHERE tenant_id = :tenant_id AND method = 'new'
 ) found
 WHERE text <> ''

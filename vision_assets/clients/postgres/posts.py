@@ -65,14 +65,15 @@ async def find_tenant(database: Database, name_or_id: str) -> Tenant:
     Raises:
         TenantUnknown: There is none, or it is not active.
     """
+    name = name_or_id.strip()
     try:
-        tenant_id = UUID(name_or_id.strip())
+        tenant_id = UUID(name)
     except ValueError:
         tenant_id = None
-    try:
-        name = tenant_name(name_or_id)
-    except ConfigurationError as error:
-        raise TenantUnknown(f"There can be no such tenant: {error}") from error
+        try:
+            name = tenant_name(name_or_id)
+        except ConfigurationError as error:
+            raise TenantUnknown(f"There can be no such tenant: {error}") from error
     async with database.connection() as connection:
         row = await sql.find_tenant(connection, name=name, tenant_id=tenant_id)
     if row is None:

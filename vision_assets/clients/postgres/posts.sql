@@ -58,11 +58,9 @@ ON CONFLICT (name) DO UPDATE SET name = EXCLUDED.name
 RETURNING id, name, active;
 
 -- name: find_tenant(name, tenant_id)^
--- By name, or by id; a name that looks like another tenant's id wins.
+-- By name, or by id; no name has the form of an id.
 SELECT id, name, active FROM tenants
-WHERE name = :name OR id = :tenant_id
-ORDER BY name = :name DESC
-LIMIT 1;
+WHERE CASE WHEN :tenant_id::uuid IS NULL THEN name = :name ELSE id = :tenant_id END;
 
 -- name: list_tenants()
 -- The active tenants, by name.

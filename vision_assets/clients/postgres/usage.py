@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from vision_assets.clients.postgres import Database, statements
+from vision_assets.clients.postgres.ledger import lock_usage
 from vision_assets.core.reconcile import Drift, TypeUsage, UsageReport
 from vision_assets.core.storage import ContentType, StoredObject
 from vision_assets.core.tenants import TenantId
@@ -31,12 +32,13 @@ class PostgresListing:
                     "listing", records=[(stored.key, content_type, stored.bytes) for stored, content_type in chunk]
                 )
                 listed += len(chunk)
+            await sql.ensure_usage_rows(connection, tenant_id=tenant_id)
+            await lock_usage(connection, tenant_id)
             since = {"tenant_id": tenant_id, "listed_from": listed_from}
             drift = {
                 row["class"]: Drift(row["objects"], row["bytes"], tuple(row["examples"]))
                 async for row in sql.drift(connection, **since)
             }
-            await sql.ensure_usage_rows(connection, tenant_id=tenant_id)
             await sql.remove_missing(connection, **since)
             await sql.take_listed(connection, **since)
             await sql.touch_usage(connection, tenant_id=tenant_id)

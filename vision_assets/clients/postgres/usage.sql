@@ -26,9 +26,12 @@ WHERE o.tenant_id = :tenant_id AND o.recorded_at < :listed_from
   AND NOT EXISTS (SELECT FROM listing l WHERE l.s3_key = o.s3_key);
 
 -- name: take_listed(tenant_id, listed_from)!
--- Takes into the ledger what the listing has, and its sizes.
+-- Takes into the ledger what the listing has and it has not, and other sizes; what agrees is not touched.
 INSERT INTO storage_objects AS o (tenant_id, s3_key, content_type, bytes)
-SELECT :tenant_id, s3_key, content_type, bytes FROM listing
+SELECT :tenant_id, l.s3_key, l.content_type, l.bytes
+FROM listing l
+LEFT JOIN storage_objects known ON known.tenant_id = :tenant_id AND known.s3_key = l.s3_key
+WHERE known.s3_key IS NULL OR known.bytes <> l.bytes AND known.recorded_at < :listed_from
 ON CONFLICT (tenant_id, s3_key) DO UPDATE SET bytes = excluded.bytes, recorded_at = now()
 WHERE o.bytes <> excluded.bytes AND o.recorded_at < :listed_from;
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from vision_assets.clients.postgres import Database, statements
 from vision_assets.clients.postgres.ledger import record_counts, record_dead_letters, resolve_dead_letters
-from vision_assets.clients.postgres.media import signed
+from vision_assets.clients.postgres.media import record_object_lost, signed
 from vision_assets.core.analysis import Medium, Neighbour
 from vision_assets.core.errors import InputRejected, MediaMissing
 from vision_assets.core.neighbours import RADIUS_BITS, Fingerprint, probes
@@ -18,6 +18,9 @@ from vision_assets.core.vision import SCHEMA_VERSION, VisionProvider, VisionResu
 sql = statements("vision")
 
 STAGE = "vision_results"
+
+MAX_NEIGHBOURS = 64
+"""Of one look-up; each brings a thumbnail and a result into memory."""
 
 
 def _identity(provider: VisionProvider) -> dict[str, str]:
@@ -74,6 +77,7 @@ class PostgresVision:
                     s3_key=row["s3_key"],
                     order=(row["first_post_seq"], row["first_position"]),
                     fingerprint=None if row["phash"] is None else _fingerprint(row),
+                    kept=None if row["kept"] is None else VisionResult.from_document(row["kept"]),
                 )
                 async for row in rows
             ]
@@ -95,6 +99,7 @@ class PostgresVision:
                 before_seq=before_seq,
                 before_position=before_position,
                 before_sha256=medium.sha256,
+                row_limit=MAX_NEIGHBOURS,
                 **{f"chunk{chunk}": values for chunk, values in enumerate(probes(medium.fingerprint.phash))},
                 **_identity(provider),
             )
@@ -103,7 +108,7 @@ class PostgresVision:
                     sha256=row["sha256"],
                     order=(row["first_post_seq"], row["first_position"]),
                     fingerprint=_fingerprint(row),
-                    result=None if row["result"] is None else VisionResult.model_validate(row["result"]),
+                    result=None if row["result"] is None else VisionResult.from_document(row["result"]),
                 )
                 async for row in rows
             ]
@@ -135,7 +140,7 @@ class PostgresVision:
                 error=None,
                 donor_sha256=provenance.donor_sha256,
                 distance_bits=provenance.distance_bits,
-                result=result.model_dump(mode="json"),
+                result=result.to_document(),
                 provenance=provenance.model_dump(mode="json"),
                 s3_key=s3_key,
                 s3_bytes=s3_bytes,
@@ -179,9 +184,6 @@ class PostgresVision:
                 connection, tenant_id, "vision_media_total", [{"result": "error", "reason": error.reason}]
             )
 
-    async def record_object_missing(self, tenant_id: TenantId, medium: Medium, error: MediaMissing) -> None:
+    async def record_object_lost(self, tenant_id: TenantId, sha256: str, error: MediaMissing, *, stage: str) -> None:
         """See the Protocol."""
-        async with self.database.connection() as connection:
-            await record_dead_letters(
-                connection, tenant_id, [(STAGE, medium.sha256, type(error).__name__, error.reason, str(error))]
-            )
+        await record_object_lost(self.database, tenant_id, sha256, error, stage=stage)

@@ -1,28 +1,31 @@
 -- name: count_unanalysed(tenant_id, provider, model, schema_version, fingerprint)$
--- Pictures of one tenant without a result of this provider at this fingerprint.
+-- Pictures of one tenant without a result of this provider at this fingerprint in S3.
 SELECT count(*) FROM media_objects o
 WHERE o.tenant_id = :tenant_id AND NOT EXISTS (
     SELECT FROM vision_results r
     WHERE r.tenant_id = o.tenant_id AND r.sha256 = o.sha256 AND r.provider = :provider AND r.model = :model
-      AND r.schema_version = :schema_version AND r.fingerprint = :fingerprint);
+      AND r.schema_version = :schema_version AND r.fingerprint = :fingerprint
+      AND (r.s3_key IS NOT NULL OR r.result IS NULL));
 
 -- name: unanalysed(algorithm, provider, model, schema_version, fingerprint, tenant_id, after_seq, after_position, after_sha256, row_limit)
--- Pictures of one tenant without a result of this provider at this fingerprint, by first appearance.
+-- Pictures of one tenant without a result of this provider at this fingerprint in S3, by first appearance.
 SELECT o.sha256, o.mime, o.s3_key, o.first_post_seq, o.first_position, o.width, o.height,
-       h.phash, h.phash256, h.thumbnail
+       h.phash, h.phash256, h.thumbnail, r.result AS kept
 FROM media_objects o
 LEFT JOIN phash_index h ON h.tenant_id = o.tenant_id AND h.sha256 = o.sha256
                        AND h.algorithm = :algorithm AND h.flags = '{}'
 LEFT JOIN vision_results r ON r.tenant_id = o.tenant_id AND r.sha256 = o.sha256 AND r.provider = :provider
                           AND r.model = :model AND r.schema_version = :schema_version
                           AND r.fingerprint = :fingerprint
-WHERE o.tenant_id = :tenant_id AND r.sha256 IS NULL
+WHERE o.tenant_id = :tenant_id AND (r.sha256 IS NULL OR r.s3_key IS NULL AND r.result IS NOT NULL)
   AND (o.first_post_seq, o.first_position, o.sha256) > (:after_seq, :after_position, :after_sha256)
 ORDER BY o.first_post_seq, o.first_position, o.sha256
 LIMIT :row_limit;
 
--- name: earlier_neighbours(tenant_id, chunk0, chunk1, chunk2, chunk3, algorithm, provider, model, schema_version, fingerprint, phash, radius_bits, before_seq, before_position, before_sha256)
--- Pictures of one tenant whose hash is within the radius and that appeared earlier; the tenant leads every index used.
+-- name: earlier_neighbours(tenant_id, chunk0, chunk1, chunk2, chunk3, algorithm, provider, model, schema_version, fingerprint, phash, radius_bits, before_seq, before_position, before_sha256, row_limit)
+-- Pictures of one tenant whose hash is within the radius, that appeared earlier, and that have a result of their own or
+-- none yet: nearest first. The tenant leads every index used. A planner cannot guess how few bit_count() leaves, so each
+-- further table is looked up row by row.
 WITH candidates AS (
     SELECT sha256, phash FROM phash_index
     WHERE tenant_id = :tenant_id AND flags = '{}' AND ((phash >> 0) & 65535) = ANY(:chunk0::bigint[])
@@ -35,16 +38,34 @@ WITH candidates AS (
     UNION
     SELECT sha256, phash FROM phash_index
     WHERE tenant_id = :tenant_id AND flags = '{}' AND ((phash >> 48) & 65535) = ANY(:chunk3::bigint[])
+), near AS MATERIALIZED (
+    SELECT sha256, bit_count((phash # :phash::bigint)::bit(64)) AS distance_bits FROM candidates
+    WHERE bit_count((phash # :phash::bigint)::bit(64)) <= :radius_bits
+), earliest AS MATERIALIZED (
+    SELECT n.sha256, o.first_post_seq, o.first_position, o.width, o.height
+    FROM near n
+    CROSS JOIN LATERAL (
+        SELECT first_post_seq, first_position, width, height FROM media_objects
+        WHERE tenant_id = :tenant_id AND sha256 = n.sha256
+          AND (first_post_seq, first_position, sha256) < (:before_seq, :before_position, :before_sha256)
+        LIMIT 1
+    ) o
+    LEFT JOIN LATERAL (
+        SELECT method FROM vision_results
+        WHERE tenant_id = :tenant_id AND sha256 = n.sha256 AND provider = :provider AND model = :model
+          AND schema_version = :schema_version AND fingerprint = :fingerprint
+        LIMIT 1
+    ) r ON true
+    WHERE coalesce(r.method, 'new') = 'new'
+    ORDER BY n.distance_bits, o.first_post_seq, o.first_position, n.sha256
+    LIMIT :row_limit
 )
-SELECT o.sha256, o.first_post_seq, o.first_position, o.width, o.height, h.phash, h.phash256, h.thumbnail, r.result
-FROM candidates c
-JOIN phash_index h ON h.tenant_id = :tenant_id AND h.sha256 = c.sha256 AND h.algorithm = :algorithm
-JOIN media_objects o ON o.tenant_id = :tenant_id AND o.sha256 = c.sha256
-LEFT JOIN vision_results r ON r.tenant_id = :tenant_id AND r.sha256 = c.sha256 AND r.provider = :provider
+SELECT e.*, h.phash, h.phash256, h.thumbnail, r.result
+FROM earliest e
+JOIN phash_index h ON h.tenant_id = :tenant_id AND h.sha256 = e.sha256 AND h.algorithm = :algorithm
+LEFT JOIN vision_results r ON r.tenant_id = :tenant_id AND r.sha256 = e.sha256 AND r.provider = :provider
                           AND r.model = :model AND r.schema_version = :schema_version
-                          AND r.fingerprint = :fingerprint
-WHERE bit_count((c.phash # :phash::bigint)::bit(64)) <= :radius_bits
-  AND (o.first_post_seq, o.first_position, o.sha256) < (:before_seq, :before_position, :before_sha256);
+                          AND r.fingerprint = :fingerprint;
 
 -- name: record_result(tenant_id, sha256, provider, model, schema_version, fingerprint, status, method, reason, error, donor_sha256, distance_bits, result, provenance, s3_key, s3_bytes, tokens_used, cost_microunits, analyzed_at)!
 -- Writes a result; the newest one of a key stands.

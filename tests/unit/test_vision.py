@@ -1,0 +1,58 @@
+"""The form of a result in S3 and Postgres."""
+
+import gzip
+import json
+
+import pytest
+
+from tests.results import MOMENT, result
+from vision_assets.core.vision import VisionResult
+
+FOUND = result("a" * 64, text="Вход", labels=("photo", "text"), barcodes=("https://example.org",))
+
+
+def test_document_is_flat_by_the_names_of_the_schema() -> None:
+    """Other readers find each field of schema 1.0 at the top, by its name."""
+    document = json.loads(gzip.decompress(FOUND.to_gzip()))
+    assert document["schema_version"] == "1.0"
+    assert (document["provider"], document["model"]) == ("local", "rules-1")
+    assert document["classification"] == "photo"
+    assert document["labels"] == ["photo", "text"]
+    assert (document["is_meme"], document["description"], document["scene"], document["objects"]) == (
+        False,
+        None,
+        None,
+        [],
+    )
+    assert document["ocr"]["text"] == "Вход"
+    assert document["dominant_colors"] == ["#102030"]
+    assert document["context"]["barcodes"] == [{"format": "QRCode", "text": "https://example.org"}]
+    assert document["s3_keys"] == {"image": FOUND.media_s3_key}
+    assert (document["nsfw_score"], document["aesthetic_score"], document["file_id"]) == (None, None, None)
+    assert (document["tokens_used"], document["cost_microunits"]) == (0, 0)
+    assert (document["status"], document["analysis_reason"]) == ("ok", "new")
+    assert document["analyzed_at"].startswith(MOMENT.strftime("%Y-%m-%dT%H:%M:%S"))
+
+
+def test_there_and_back() -> None:
+    """What was written is read again, and the same result gives the same bytes."""
+    assert VisionResult.from_gzip(FOUND.to_gzip()) == FOUND
+    assert FOUND.to_gzip() == FOUND.to_gzip()
+
+
+@pytest.mark.parametrize("position", range(0, len(FOUND.to_gzip()), 7))
+def test_damage_is_told(position: int) -> None:
+    """A flipped byte anywhere is a damaged result, or none at all; never another exception."""
+    body = bytearray(FOUND.to_gzip())
+    body[position] ^= 0xFF
+    try:
+        assert VisionResult.from_gzip(bytes(body)) == FOUND  # a byte of the header that says nothing
+    except ValueError:
+        return
+
+
+@pytest.mark.parametrize("body", [b"", b"not gzip", gzip.compress(b"{}"), gzip.compress(b"[1]"), gzip.compress(b"{")])
+def test_what_is_no_result(body: bytes) -> None:
+    """Empty, foreign, incomplete: each is refused."""
+    with pytest.raises(ValueError, match=r"gzip|schema|Expecting"):
+        VisionResult.from_gzip(body)
