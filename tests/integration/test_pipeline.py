@@ -12,7 +12,6 @@ from pathlib import Path
 
 import obstore
 import pytest
-from obstore.store import S3Store
 
 from tests.conftest import cloned, new_bucket
 from tests.world import World, open_world
@@ -380,11 +379,13 @@ async def test_recounts_and_puts_do_not_deadlock(world: World) -> None:
     assert [usage.objects_count for usage in report.usage] == [0, 0, 0]
 
 
-async def test_missing_bucket_is_not_an_empty_one(world: World) -> None:
+async def test_missing_bucket_is_not_an_empty_one(database: str, parts: Settings) -> None:
     """A bucket that does not exist is a wrong setting, not a bucket without the object."""
-    elsewhere = S3Bucket(S3Store.from_url("s3://no-such-bucket-here", config=world.bucket.store.config))
-    with pytest.raises(ConfigurationError, match="S3_BUCKET"):
-        await elsewhere.get("media/x")
+    async with open_world(database, "no-such-bucket", parts) as elsewhere:
+        with pytest.raises(ConfigurationError, match="S3_BUCKET"):
+            await elsewhere.bucket.get("media/x")
+        with pytest.raises(ConfigurationError, match="S3_BUCKET"):
+            await elsewhere.bucket.put("media/x", b"", mime="image/png")
 
 
 async def test_albums_are_one_row_and_one_summary(full: World) -> None:

@@ -65,9 +65,7 @@ class S3Bucket:
             return bytes(await response.bytes_async())
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error):
-                raise ConfigurationError(
-                    f"The S3 bucket does not exist: make it, or check S3_BUCKET. {error}"
-                ) from error
+                raise ConfigurationError(f"{NO_BUCKET} {error}") from error
             return None
         except (BaseError, OSError) as error:
             raise StorageUnavailable(f"S3 could not read {key}: {error}") from error
