@@ -7,18 +7,30 @@ WHERE o.tenant_id = :tenant_id AND NOT EXISTS (
       AND r.schema_version = :schema_version AND r.fingerprint = :fingerprint
       AND (r.s3_key IS NOT NULL OR r.result IS NULL));
 
--- name: unanalysed(algorithm, provider, model, schema_version, fingerprint, tenant_id, after_seq, after_position, after_sha256, row_limit)
--- Pictures of one tenant without a result of this provider at this fingerprint in S3, by first appearance.
+-- name: unanalysed(tenant_id, algorithm, provider, model, schema_version, fingerprint, after_seq, after_position, after_sha256, row_limit)
+-- Pictures of one tenant without a result of this provider at this fingerprint in S3, by first appearance. Results and
+-- hashes are looked up row by row along the index of that order, so a page costs what it returns.
 SELECT o.sha256, o.mime, o.s3_key, o.first_post_seq, o.first_position, o.width, o.height,
        h.phash, h.phash256, h.thumbnail, r.result AS kept
 FROM media_objects o
-LEFT JOIN phash_index h ON h.tenant_id = o.tenant_id AND h.sha256 = o.sha256
-                       AND h.algorithm = :algorithm AND h.flags = '{}'
-LEFT JOIN vision_results r ON r.tenant_id = o.tenant_id AND r.sha256 = o.sha256 AND r.provider = :provider
-                          AND r.model = :model AND r.schema_version = :schema_version
-                          AND r.fingerprint = :fingerprint
-WHERE o.tenant_id = :tenant_id AND (r.sha256 IS NULL OR r.s3_key IS NULL AND r.result IS NOT NULL)
+LEFT JOIN LATERAL (
+    SELECT s3_key, result FROM vision_results
+    WHERE tenant_id = o.tenant_id AND sha256 = o.sha256 AND provider = :provider AND model = :model
+      AND schema_version = :schema_version AND fingerprint = :fingerprint
+    LIMIT 1
+) r ON true
+LEFT JOIN LATERAL (
+    SELECT phash, phash256, thumbnail FROM phash_index
+    WHERE tenant_id = o.tenant_id AND sha256 = o.sha256 AND algorithm = :algorithm AND flags = '{}'
+    LIMIT 1
+) h ON true
+WHERE o.tenant_id = :tenant_id
   AND (o.first_post_seq, o.first_position, o.sha256) > (:after_seq, :after_position, :after_sha256)
+  AND NOT EXISTS (
+    SELECT FROM vision_results done
+    WHERE done.tenant_id = o.tenant_id AND done.sha256 = o.sha256 AND done.provider = :provider
+      AND done.model = :model AND done.schema_version = :schema_version AND done.fingerprint = :fingerprint
+      AND (done.s3_key IS NOT NULL OR done.result IS NULL))
 ORDER BY o.first_post_seq, o.first_position, o.sha256
 LIMIT :row_limit;
 
