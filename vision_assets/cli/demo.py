@@ -34,6 +34,7 @@ EXAMPLES = {"City Walks": "city_walks", "Dev Digest": "dev_digest"}
 """Tenant → folder of its export below `examples/`."""
 
 SEARCHES_SHOWN = 3
+NO_OCR = "Install tesseract-ocr and tesseract-ocr-rus and run again: the pictures are then looked at anew."
 OVERVIEW_ROWS = {
     "posts": "posts",
     "media_references": "picture references",
@@ -133,6 +134,8 @@ async def _figures(before: dict[Tenant, Counters], console: Console) -> dict[str
                 "this_run": asdict(this_run),
                 "searches": {query: [hit.text for hit in hits] for query, hits in searches},
             }
+            if overview.ocr.get("unavailable"):
+                console.print(f"[yellow]No text was read in the pictures of {escape(tenant.name)}.[/yellow] {NO_OCR}")
     runs = [tenant["this_run"] for tenant in figures["tenants"].values()]
     figures["this_run"] = {name: sum(run[name] for run in runs) for name in runs[0]}
     console.print("This run: " + ", ".join(f"{value} {name}" for name, value in figures["this_run"].items()))
