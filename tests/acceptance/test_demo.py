@@ -4,11 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.commands import Machine
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+@pytest.mark.timeout(900)
 def test_demo_does_everything_once(machine: Machine) -> None:
     """The first run does the work and shows it; the second finds nothing to do; the searches find what they should."""
     output = machine.run("demo")

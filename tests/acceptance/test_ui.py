@@ -31,6 +31,7 @@ ASSETS = (
 
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed; .ci/run installs it"),
 ]
 
