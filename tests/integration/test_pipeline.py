@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import cloned, new_bucket
 from tests.world import World, open_world
+from vision_assets.clients.media_files import LocalFiles
 from vision_assets.clients.s3 import S3Bucket
 from vision_assets.clients.telegram_export import TelegramExport
 from vision_assets.core.errors import ConfigurationError, StorageUnavailable
@@ -386,6 +387,36 @@ async def test_missing_bucket_is_not_an_empty_one(database: str, parts: Settings
             await elsewhere.bucket.get("media/x")
         with pytest.raises(ConfigurationError, match="S3_BUCKET"):
             await elsewhere.bucket.put("media/x", b"", mime="image/png")
+
+
+@dataclass
+class BuggySource:
+    """A source that fails for one picture in a way that nobody thought of."""
+
+    victim: str
+
+    async def read(self, source_uri: str, *, limit_bytes: int) -> bytes:
+        """Read as ever, but for the victim."""
+        if source_uri.endswith(self.victim):
+            raise ZeroDivisionError("nobody thought of it")
+        return await LocalFiles().read(source_uri, limit_bytes=limit_bytes)
+
+
+async def test_one_unforeseen_error_does_not_lose_the_page(world: World, tmp_path: Path) -> None:
+    """The other pictures of the page are stored and recorded; the failed one is named and stays to do."""
+    tenant = await world.tenant("Unforeseen")
+    folder = some_photos(tmp_path / "in", count=3)
+    victim = min(path.name for path in folder.iterdir())
+    victim_uri = (folder / victim).as_uri()
+    await world.load(tenant, folder)
+    one_pass = world.media_pass(tenant)
+    one_pass.source = BuggySource(victim_uri.rsplit("/", 1)[1])
+    report = await one_pass.store_media()
+    assert report.states == {"stored": 2}
+    [failure] = report.failures
+    assert victim_uri in failure
+    assert "ZeroDivisionError" in failure
+    assert (await world.store_media(tenant)).states == {"stored": 1}
 
 
 async def test_albums_are_one_row_and_one_summary(full: World) -> None:

@@ -147,7 +147,10 @@ def test_tenant_names_have_one_form() -> None:
     assert tenant_name("Кафе\u0301 й") == tenant_name("Кафе\u0301 и\u0306")
 
 
-@pytest.mark.parametrize("name", ["", " \t", "\u200b", "a\0b", "a\nb", "a\u2028b", "\ud800x", "х" * 201])
+@pytest.mark.parametrize(
+    "name",
+    ["00000000-0000-4000-8000-000000000001", "", " \t", "\u200b", "a\0b", "a\nb", "a\u2028b", "\ud800x", "х" * 201],
+)
 def test_impossible_tenant_names(name: str) -> None:
     """Names that cannot be seen or stored are refused."""
     with pytest.raises(ConfigurationError):

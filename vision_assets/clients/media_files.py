@@ -33,7 +33,7 @@ def _read(source_uri: str, limit_bytes: int) -> bytes:
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise MediaMissing(f"{path} is not a regular file; put the file itself there", reason="not_a_file")
+                raise IsADirectoryError
             if status.st_size > limit_bytes:
                 raise InputRejected(
                     "too_many_bytes",
@@ -42,6 +42,8 @@ def _read(source_uri: str, limit_bytes: int) -> bytes:
             return file.read(limit_bytes)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MediaMissing(f"{path} is not there; put it there and run again") from error
+    except IsADirectoryError as error:  # or a pipe, a device, a socket
+        raise MediaMissing(f"{path} is not a regular file; put the file itself there", reason="not_a_file") from error
     except OSError as error:
         raise MediaMissing(
             f"{path} cannot be read: {error.strerror}; make it readable and run again", reason="unreadable"
