@@ -79,8 +79,10 @@ def materialize_tenant(tenant: Tenant, *, console: Console) -> bool:
                     bar.update(task, description=f"{escape(tenant.name)}: {event.step_key}")
                 elif event.dagster_event.is_step_success:
                     bar.advance(task)
+                elif event.dagster_event.is_step_up_for_retry:
+                    bar.update(task, description=f"{escape(tenant.name)}: {event.step_key} failed, is tried again")
                 elif event.dagster_event.is_step_failure:
-                    console.print(f"[red]{event.step_key} failed[/red]: {escape(event.dagster_event.message or '')}")
+                    console.print(f"[red]{event.step_key} failed[/red]: {escape(_reason(event.dagster_event))}")
 
             instance.add_event_listener(run_id, show)
             result = job.execute_in_process(
@@ -94,3 +96,11 @@ def materialize_tenant(tenant: Tenant, *, console: Console) -> bool:
             if result.success:
                 bar.update(task, description=f"{escape(tenant.name)}: all assets materialized")
             return result.success
+
+
+def _reason(failure: "dg.DagsterEvent") -> str:
+    """Tell what a failed step says of itself, else its error."""
+    data = failure.step_failure_data
+    if data.user_failure_data and data.user_failure_data.description:
+        return data.user_failure_data.description
+    return data.error_display_string

@@ -65,10 +65,10 @@ class S3Bucket:
             return bytes(await response.bytes_async())
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error):
-                raise ConfigurationError(f"{NO_BUCKET} {error}") from error
+                raise ConfigurationError(f"{NO_BUCKET} {_said(error)}") from error
             return None
         except (BaseError, OSError) as error:
-            raise StorageUnavailable(f"S3 could not read {key}: {error}") from error
+            raise StorageUnavailable(f"S3 could not read {key}: {_said(error)}") from error
 
     async def put(self, key: str, body: bytes, *, mime: str, encoding: str | None = None) -> None:
         """See `core.storage.ObjectStore.put`."""
@@ -76,9 +76,9 @@ class S3Bucket:
         try:
             await obstore.put_async(self.store, key, body, attributes=attributes, use_multipart=False)
         except FileNotFoundError as error:
-            raise ConfigurationError(f"{NO_BUCKET} {error}") from error
+            raise ConfigurationError(f"{NO_BUCKET} {_said(error)}") from error
         except (BaseError, OSError) as error:
-            raise StorageUnavailable(f"S3 could not write {key}: {error}") from error
+            raise StorageUnavailable(f"S3 could not write {key}: {_said(error)}") from error
 
     async def list(self, prefix: str) -> AsyncIterator[Sequence[StoredObject]]:
         """See `core.storage.ObjectStore.list`."""
@@ -86,4 +86,9 @@ class S3Bucket:
             async for chunk in obstore.list(self.store, prefix, chunk_size=1000):
                 yield [StoredObject(key=line["path"], bytes=line["size"]) for line in chunk]
         except (BaseError, OSError) as error:
-            raise StorageUnavailable(f"S3 broke off the listing of {prefix}: {error}") from error
+            raise StorageUnavailable(f"S3 broke off the listing of {prefix}: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """Leave out the page of internals that the driver adds to its errors."""
+    return str(error).split("\n", 1)[0]

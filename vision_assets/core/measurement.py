@@ -20,21 +20,20 @@ _LEAST_SHARE = 0.01
 _MAX_BARCODES = 20
 
 # Without the weak ones (ITF, Codabar, DataBar, MaxiCode): they are seen in textures and text where there are none.
-_BARCODE_FORMATS = zxingcpp.BarcodeFormats(
-    (
-        zxingcpp.BarcodeFormat.QRCode,
-        zxingcpp.BarcodeFormat.MicroQRCode,
-        zxingcpp.BarcodeFormat.DataMatrix,
-        zxingcpp.BarcodeFormat.Aztec,
-        zxingcpp.BarcodeFormat.PDF417,
-        zxingcpp.BarcodeFormat.EAN13,
-        zxingcpp.BarcodeFormat.EAN8,
-        zxingcpp.BarcodeFormat.UPCA,
-        zxingcpp.BarcodeFormat.UPCE,
-        zxingcpp.BarcodeFormat.Code128,
-        zxingcpp.BarcodeFormat.Code39,
-    )
+_BARCODE_FORMATS = (
+    "QRCode",
+    "MicroQRCode",
+    "DataMatrix",
+    "Aztec",
+    "PDF417",
+    "EAN13",
+    "EAN8",
+    "UPCA",
+    "UPCE",
+    "Code128",
+    "Code39",
 )
+"""By name: an object of the library that lives until the interpreter ends makes it complain of a leak."""
 
 
 def measure(image: Image.Image, *, size: tuple[int, int] | None = None) -> Measurement:
@@ -94,5 +93,6 @@ def _laplacian_variance(grey: Image.Image) -> float:
 
 
 def _barcodes(grey: Image.Image) -> list[Barcode]:
-    found = zxingcpp.read_barcodes(scaled_down(grey, _BARCODE_EDGE), formats=_BARCODE_FORMATS)
+    formats = zxingcpp.BarcodeFormats([getattr(zxingcpp.BarcodeFormat, name) for name in _BARCODE_FORMATS])
+    found = zxingcpp.read_barcodes(scaled_down(grey, _BARCODE_EDGE), formats=formats)
     return [Barcode(format=str(barcode.format), text=barcode.text) for barcode in found[:_MAX_BARCODES]]
