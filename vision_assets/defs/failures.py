@@ -10,7 +10,7 @@ from vision_assets.core.errors import TransientError, VisionAssetsError
 RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.FULL)
 """For steps: only failures that `translated` or `raise_if_any` let through as retriable are tried again."""
 
-EXAMPLES = 5
+EXAMPLES = 3
 
 
 @contextmanager
