@@ -94,8 +94,10 @@ def test_materialize_a_partition_by_clicking(machine: Machine, page: Page) -> No
             expect(page.get_by_role("menuitem").filter(has_text=tenant_id)).to_be_visible()
         page.get_by_role("menuitem").filter(has_text=ids["Dev Digest"]).click()
         page.keyboard.press("Escape")
+        expect(page.get_by_role("menuitem")).to_have_count(0)
         page.screenshot(path=ARTEFACTS / "launch.png")
         page.get_by_role("button", name="Launch 1 run").click()
+        expect(dialog).to_have_count(0)  # it closes when the run is launched; leaving earlier would break that off
 
         _until(page, f"{url}/assets/media_objects?view=partitions", "Materialized (2)")
         page.screenshot(path=ARTEFACTS / "partition-green.png")

@@ -111,7 +111,7 @@ def test_two_starts_at_once_make_one_stack(environment: pytest.MonkeyPatch) -> N
     commands = [subprocess.Popen(command) for _ in range(2)]
     assert [one.wait(120) for one in commands] == [0, 0]
     folder = str(data_dir())
-    servers = [process.pid for process in psutil.process_iter() if folder in " ".join(process.cmdline())]
+    servers = [one.pid for one in psutil.process_iter(["cmdline"]) if folder in " ".join(one.info["cmdline"] or ())]
     assert sorted(servers) == sorted(pid for name, pid in pids().items() if name != "s3")
     assert len(pids()) == 2
 

@@ -1,10 +1,12 @@
 """Long-lived child processes, one case each, with small programs instead of the parts."""
 
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -116,3 +118,17 @@ def test_a_taken_port_is_refused() -> None:
     other = Program(name="other", command=lambda _: ["true"], ready=lambda _: True, port=child.port)
     with pytest.raises(PartFailed, match=str(child.port)):
         processes.ensure(other)
+
+
+def test_another_on_the_same_port_is_not_taken_for_it() -> None:
+    """A program whose port somebody else has got hold of meanwhile is not ready, though that one answers."""
+    with socket.socket() as another:
+
+        def answered(port: int) -> bool:
+            with suppress(OSError):
+                another.bind(("127.0.0.1", port))
+                another.listen()
+            return True
+
+        with pytest.raises(PartFailed, match="did not answer"):
+            processes.ensure(program(SLEEPER, ready=answered, ready_seconds=1))

@@ -247,12 +247,29 @@ def _await_ready(program: Program, child: Child) -> Child:
     while True:
         if not _process(child):
             raise PartFailed(f"{program.name} ended at its start. Its log says:\n{log_tail(program.name)}")
-        if program.ready(child.port):
+        # Two checkouts may choose one port at once; then the other one's server answers on it.
+        if program.ready(child.port) and not _is_anothers(child):
             return child
         if time.monotonic() > deadline:
             seconds = f"{program.ready_seconds:g} s"
             raise PartFailed(f"{program.name} did not answer within {seconds}. Its log:\n{log_tail(program.name)}")
         time.sleep(_POLL_SECONDS)
+
+
+def _is_anothers(child: Child) -> bool:
+    """Tell whether a process that the child has not started listens on its port."""
+    if not child.port:
+        return False
+    own = {child.pid}
+    with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one too
+        own |= {one.pid for one in psutil.Process(child.pid).children(recursive=True)}
+    return any(
+        listener.status == psutil.CONN_LISTEN
+        and listener.laddr
+        and listener.laddr.port == child.port
+        and listener.pid not in own
+        for listener in psutil.net_connections(kind="inet")
+    )
 
 
 def stop(name: str, *, stop_signal: signal.Signals = signal.SIGTERM, seconds: float = 20) -> bool:
