@@ -8,15 +8,16 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vision_assets.cli.connections import open_database, open_index
+from vision_assets.cli.failures import fail
 from vision_assets.cli.materialize import materialize_tenant
-from vision_assets.clients.postgres import Database
 from vision_assets.clients.postgres.overview import Counters, Overview, read_counters, read_overview
 from vision_assets.clients.postgres.posts import PostgresPosts, ensure_tenant
 from vision_assets.clients.telegram_export import TelegramExport
@@ -25,10 +26,7 @@ from vision_assets.core.importing import ImportReport, import_posts
 from vision_assets.core.search import Hit, search
 from vision_assets.core.tenants import Tenant
 from vision_assets.devstack.parts import running_parts
-from vision_assets.settings import PROJECT_ROOT, Settings, data_dir
-
-if TYPE_CHECKING:
-    from vision_assets.clients.qdrant import QdrantIndex
+from vision_assets.settings import PROJECT_ROOT, data_dir
 
 EXAMPLES = {"City Walks": "city_walks", "Dev Digest": "dev_digest"}
 """Tenant → folder of its export below `examples/`."""
@@ -61,8 +59,7 @@ def demo(
             console.print(f"[green]✓[/green] Postgres, S3 and Qdrant run ({time.monotonic() - started:.1f} s)")
             failed = _run(wanted, console)
     except VisionAssetsError as error:
-        console.print(f"[red]{type(error).__name__}[/red]: {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(1) from None
+        fail(error)
     if failed:
         console.print(f"[red]Failed: {escape(', '.join(failed))}[/red]. `make up` shows the runs and their logs.")
         raise typer.Exit(1)
@@ -95,7 +92,7 @@ def _run(wanted: dict[str, Path], console: Console) -> list[str]:
 
 async def _import(wanted: dict[str, Path], console: Console) -> dict[Tenant, Counters]:
     before: dict[Tenant, Counters] = {}
-    async with Database.open(_database_url(Settings()), max_size=2) as database:
+    async with open_database(max_size=2) as database:
         for name, folder in wanted.items():
             tenant = await ensure_tenant(database, name)
             before[tenant] = await read_counters(database, tenant.id)
@@ -116,10 +113,9 @@ def _imported(report: ImportReport) -> str:
 
 async def _figures(before: dict[Tenant, Counters], console: Console) -> dict[str, Any]:
     """Read and print how each tenant stands and what this run did."""
-    settings = Settings()
     queries = json.loads((PROJECT_ROOT / "examples" / "queries.json").read_text())
     figures: dict[str, Any] = {"tenants": {}}
-    async with Database.open(_database_url(settings), max_size=1) as database, _index(settings) as index:
+    async with open_database(max_size=1) as database, open_index() as index:
         for tenant, earlier in before.items():
             overview = await read_overview(database, tenant.id)
             this_run = await read_counters(database, tenant.id) - earlier
@@ -140,21 +136,6 @@ async def _figures(before: dict[Tenant, Counters], console: Console) -> dict[str
     figures["this_run"] = {name: sum(run[name] for run in runs) for name in runs[0]}
     console.print("This run: " + ", ".join(f"{value} {name}" for name, value in figures["this_run"].items()))
     return figures
-
-
-def _database_url(settings: Settings) -> str:
-    if settings.database_url is None:
-        raise ConfigurationError("There is no database. Start the parts with `vision-assets up --parts`.")
-    return settings.database_url.get_secret_value()
-
-
-def _index(settings: Settings) -> "QdrantIndex":
-    from vision_assets.clients.qdrant import QdrantIndex  # noqa: PLC0415 - it takes seconds to load
-
-    if settings.qdrant_url is None:
-        raise ConfigurationError("There is no search index. Start the parts with `vision-assets up --parts`.")
-    key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
-    return QdrantIndex(settings.qdrant_url, api_key=key)
 
 
 def _print_tenant(

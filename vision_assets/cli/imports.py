@@ -6,7 +6,7 @@ What is not here: the import itself (`core/importing.py`).
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import asyncpg
 import typer
@@ -15,16 +15,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from vision_assets.cli.connections import START_PARTS, open_database
+from vision_assets.cli.failures import fail
 from vision_assets.clients.picture_folder import PictureFolder
-from vision_assets.clients.postgres import Database
 from vision_assets.clients.postgres.posts import PostgresPosts, ensure_tenant
 from vision_assets.clients.telegram_export import TelegramExport
 from vision_assets.core.errors import ConfigurationError, VisionAssetsError
 from vision_assets.core.importing import ImportReport, PostSource, import_posts
 from vision_assets.core.tenants import Tenant
-from vision_assets.settings import Settings
-
-START_PARTS = "Start the embedded parts with `vision-assets up --parts`, or set DATABASE_URL."
 
 TenantName = Annotated[str, typer.Option("--tenant", "-t", help="Whose posts they become; made if it is not there.")]
 
@@ -50,19 +48,16 @@ def _run(open_source: Callable[[], PostSource], *, tenant_name: str) -> None:
     try:
         tenant, report = asyncio.run(_import(open_source(), tenant_name=tenant_name))
     except VisionAssetsError as error:
-        _fail(error)
+        fail(error)
     Console().print(_table(tenant, report))
     if report.failure:
-        _fail(report.failure)
+        fail(report.failure)
 
 
 async def _import(source: PostSource, *, tenant_name: str) -> tuple[Tenant, ImportReport]:
-    database_url = Settings().database_url
-    if database_url is None:
-        raise ConfigurationError(f"There is no database. {START_PARTS}")
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     try:
-        async with Database.open(database_url.get_secret_value()) as database:
+        async with open_database() as database:
             tenant = await ensure_tenant(database, tenant_name)
             with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
                 task = bar.add_task("Importing", total=source.total_bytes)
@@ -73,7 +68,7 @@ async def _import(source: PostSource, *, tenant_name: str) -> tuple[Tenant, Impo
                     progress=lambda bytes_read: bar.update(task, completed=bytes_read),
                 )
     except asyncpg.UndefinedTableError as error:
-        raise ConfigurationError(f"The database has no tables yet. {START_PARTS}") from error
+        raise ConfigurationError(f"The database has no tables yet. {START_PARTS} DATABASE_URL.") from error
 
 
 def _table(tenant: Tenant, report: ImportReport) -> Table:
@@ -95,10 +90,3 @@ def _table(tenant: Tenant, report: ImportReport) -> Table:
     for label, count in rows:
         table.add_row(escape(label), f"{count:,}")
     return table
-
-
-def _fail(error: VisionAssetsError) -> NoReturn:
-    Console(stderr=True, highlight=False).print(
-        f"[red]{type(error).__name__}:[/red] {escape(str(error))}", soft_wrap=True
-    )
-    raise typer.Exit(1)

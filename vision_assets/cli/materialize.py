@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from vision_assets.clients.postgres import Database
+from vision_assets.cli.connections import open_database
+from vision_assets.cli.failures import fail
 from vision_assets.clients.postgres.posts import find_tenant
-from vision_assets.core.errors import ConfigurationError, VisionAssetsError
+from vision_assets.core.errors import VisionAssetsError
 from vision_assets.core.tenants import Tenant
 from vision_assets.devstack.dagster import dagster_environment
-from vision_assets.settings import Settings
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -32,17 +32,13 @@ def materialize(
     try:
         succeeded = materialize_tenant(asyncio.run(_find(tenant)), console=console)
     except VisionAssetsError as error:
-        console.print(f"[red]{type(error).__name__}[/red]: {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(1) from None
+        fail(error)
     if not succeeded:
         raise typer.Exit(1)
 
 
 async def _find(name_or_id: str) -> Tenant:
-    settings = Settings()
-    if settings.database_url is None:
-        raise ConfigurationError("There is no database. Start the parts with `vision-assets up --parts`.")
-    async with Database.open(settings.database_url.get_secret_value(), max_size=1) as database:
+    async with open_database(max_size=1) as database:
         return await find_tenant(database, name_or_id)
 
 

@@ -19,18 +19,13 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
+from vision_assets.cli.failures import fail
 from vision_assets.devstack import dagster, parts, postgres
 from vision_assets.devstack.processes import PartFailed
 from vision_assets.settings import Settings, data_dir, endpoints_file
 
 _console = Console()
 _PING_SECONDS = 10
-
-
-def _fail(error: Exception) -> typer.Exit:
-    Console(stderr=True).print(f"[red]{type(error).__name__}:[/red]", end=" ")
-    Console(stderr=True).print(str(error), markup=False, highlight=False)
-    return typer.Exit(1)
 
 
 def _exit_on_sigterm() -> None:
@@ -71,7 +66,7 @@ def up(
             _report(start)
             _run_dagster(port)
     except PartFailed as error:
-        raise _fail(error) from error
+        fail(error)
     except KeyboardInterrupt:
         _console.print("Broken off." if only_parts else "Stopped.")
         raise typer.Exit(130 if only_parts else 0) from None
@@ -94,7 +89,7 @@ def down() -> None:
         with _console.status("Stopping"):
             stopped = (["dagster"] if dagster.end_up() else []) + parts.stop_parts()
     except PartFailed as error:
-        raise _fail(error) from error
+        fail(error)
     _console.print(f"Stopped: {', '.join(stopped)}." if stopped else "Nothing was running.")
 
 

@@ -4,22 +4,21 @@ What is not here: the search itself (`core/search.py`).
 """
 
 import asyncio
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vision_assets.clients.postgres import Database
+from vision_assets.cli.connections import open_database, open_index
+from vision_assets.cli.failures import fail
 from vision_assets.clients.postgres.posts import find_tenant
 from vision_assets.core import search as core
-from vision_assets.core.errors import ConfigurationError, VisionAssetsError
+from vision_assets.core.errors import VisionAssetsError
 from vision_assets.core.tenants import Tenant
-from vision_assets.settings import Settings
 
 NOT_READY = "Индексация контента еще не завершена. Попробуйте позже."
-START_PARTS = "Start the embedded parts with `vision-assets up --parts`, or set DATABASE_URL and QDRANT_URL."
 SHOWN_CHARACTERS = 160
 
 
@@ -32,9 +31,10 @@ def search(
     try:
         found = asyncio.run(_search(query, tenant_name=tenant, limit=limit))
     except VisionAssetsError as error:
-        _fail(f"[red]{type(error).__name__}[/red]: {escape(str(error))}")
+        fail(error)
     if found is None:
-        _fail(NOT_READY)
+        Console(stderr=True).print(NOT_READY, soft_wrap=True)
+        raise typer.Exit(1)
     owner, hits = found
     if hits:
         Console().print(_table(owner, query, hits))
@@ -44,15 +44,9 @@ def search(
 
 async def _search(query: str, *, tenant_name: str, limit: int) -> tuple[Tenant, list[core.Hit]] | None:
     """Find the tenant and ask its index; None as long as there is none."""
-    from vision_assets.clients.qdrant import QdrantIndex  # noqa: PLC0415 - it takes seconds to load
-
-    settings = Settings()
-    if settings.database_url is None or settings.qdrant_url is None:
-        raise ConfigurationError(f"There is no database or no search index. {START_PARTS}")
-    key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
-    async with Database.open(settings.database_url.get_secret_value(), max_size=1) as database:
+    async with open_database(max_size=1) as database:
         tenant = await find_tenant(database, tenant_name)
-    async with QdrantIndex(settings.qdrant_url, api_key=key) as index:
+    async with open_index() as index:
         if not await core.is_ready(tenant.id, index=index):
             return None
         return tenant, await core.search(tenant.id, query, index=index, limit=limit)
@@ -79,8 +73,3 @@ def _shown(text: str) -> str:
     """Shorten a text to one paragraph of a table."""
     line = " ".join(text.split())
     return line if len(line) <= SHOWN_CHARACTERS else f"{line[: SHOWN_CHARACTERS - 1]}…"
-
-
-def _fail(text: str) -> NoReturn:
-    Console(stderr=True).print(text, soft_wrap=True)
-    raise typer.Exit(1)

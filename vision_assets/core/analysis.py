@@ -216,25 +216,25 @@ class VisionPass:
             under_way: dict[str, asyncio.Task[None]] = {}
             async with asyncio.TaskGroup() as group:
                 for medium in page:
-                    # A page is in the order of first appearance, so a task waits only for tasks before it.
-                    under_way[medium.sha256] = group.create_task(self._one(medium, dict(under_way)))
+                    # A task waits only for pictures that appeared earlier, so never in a circle.
+                    under_way[medium.sha256] = group.create_task(self._one(medium, under_way))
             if len(self.report.failures) - failed_before == len(page):
                 break
         return self.report
 
-    async def _one(self, medium: Medium, before: dict[str, asyncio.Task[None]]) -> None:
+    async def _one(self, medium: Medium, under_way: dict[str, asyncio.Task[None]]) -> None:
         with structlog.contextvars.bound_contextvars(sha256=medium.sha256):
             try:
-                await self._settled(medium, before)
+                await self._settled(medium, under_way)
             except Exception as error:
                 log.exception("vision.failed", error_type=type(error).__name__)
                 self.report.failures.append(f"{medium.sha256}: {type(error).__name__}: {error}")
             finally:
                 self.on_progress(1)
 
-    async def _settled(self, medium: Medium, before: dict[str, asyncio.Task[None]]) -> None:
+    async def _settled(self, medium: Medium, under_way: dict[str, asyncio.Task[None]]) -> None:
         try:
-            await self._result_of(medium, before)
+            await self._result_of(medium, under_way)
         except MediaMissing as error:
             log.exception("vision.object_lost", error_type=type(error).__name__)
             self.report.reasons[error.reason] += 1
@@ -245,7 +245,7 @@ class VisionPass:
             self.report.reasons[error.reason] += 1
             await self.ledger.record_error(self.tenant_id, medium, error, provider=self.provider)
 
-    async def _result_of(self, medium: Medium, before: dict[str, asyncio.Task[None]]) -> None:
+    async def _result_of(self, medium: Medium, under_way: dict[str, asyncio.Task[None]]) -> None:
         if medium.kept is not None:
             await self._put(medium, medium.kept, how="cache_hit")
             return
@@ -254,7 +254,7 @@ class VisionPass:
         neighbours: Sequence[Neighbour] = ()
         if medium.fingerprint is not None:
             neighbours = await self.ledger.earlier_neighbours(self.tenant_id, medium, provider=self.provider)
-            if waiting := [before[n.sha256] for n in neighbours if n.result is None and n.sha256 in before]:
+            if waiting := [under_way[n.sha256] for n in neighbours if n.result is None and n.sha256 in under_way]:
                 await asyncio.wait(waiting)
                 neighbours = await self.ledger.earlier_neighbours(self.tenant_id, medium, provider=self.provider)
         donor = choose_donor(medium, neighbours)
