@@ -15,6 +15,7 @@ SCHEMA = """
 SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns
 WHERE table_schema = 'public' ORDER BY 1, 2
 """
+USAGE = "SELECT content_type, total_bytes, objects_count FROM tenant_storage_usage WHERE objects_count > 0 ORDER BY 1"
 INDEXES = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
 CONSTRAINTS = """
 SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
@@ -52,9 +53,7 @@ async def fill(url: str) -> None:
             *(tenant, digest),
         )
         await connection.execute(
-            """INSERT INTO tenant_storage_usage (tenant_id, content_type, total_bytes, objects_count)
-               VALUES ($1, 'media', 9, 1)""",
-            tenant,
+            "INSERT INTO storage_objects (tenant_id, s3_key, content_type, bytes) VALUES ($1, 'k', 'media', 9)", tenant
         )
     finally:
         await connection.close()
@@ -79,10 +78,35 @@ async def test_forward_again_keeps_the_data(database: str) -> None:
     migrate(database)
     assert revision is not None
     assert current_revision(database) == revision
-    assert await ask(database, "SELECT name FROM tenants", "SELECT total_bytes FROM tenant_storage_usage") == [
-        [("alpha",)],
-        [(9,)],
+    assert await ask(database, "SELECT name FROM tenants", USAGE) == [[("alpha",)], [("media", 9, 1)]]
+
+
+async def test_ledgers_back_and_forward_on_data(database: str) -> None:
+    """Back to the first tables usage stays what the objects are, without operations under way; forward counts anew."""
+    await fill(database)
+    schema = await ask(database, SCHEMA, INDEXES, CONSTRAINTS)
+    slot = "op_id = gen_random_uuid(), op_kind = 'put', op_bytes = 30, op_delta = 21, op_until = now()"
+    await ask(
+        database,
+        f"UPDATE storage_objects SET {slot}",  # noqa: S608
+        "INSERT INTO storage_objects (tenant_id, s3_key, content_type, op_id, op_kind, op_delta, op_until)"
+        " SELECT id, 'new', 'vision', gen_random_uuid(), 'put', 5, now() FROM tenants",
+    )
+    reserved = "SELECT content_type, total_bytes, reserved_bytes, objects_count FROM storage_totals ORDER BY 1"
+    assert await ask(database, reserved) == [[("crawl", 0, 0, 0), ("media", 9, 21, 1), ("vision", 0, 5, 0)]]
+    downgrade(database, "0001")
+    assert await ask(database, "SELECT s3_key, bytes FROM storage_objects", USAGE) == [[("k", 9)], [("media", 9, 1)]]
+    await ask(
+        database,
+        "INSERT INTO storage_objects (tenant_id, s3_key, content_type, bytes)"
+        " SELECT id, 'crawled', 'crawl', 4 FROM tenants",
+    )
+    migrate(database)
+    assert await ask(database, reserved, USAGE) == [
+        [("crawl", 4, 0, 1), ("media", 9, 0, 1), ("vision", 0, 0, 0)],
+        [("crawl", 4, 1), ("media", 9, 1)],
     ]
+    assert await ask(database, SCHEMA, INDEXES, CONSTRAINTS) == schema
 
 
 def test_several_at_once(bare_database: str) -> None:

@@ -1,0 +1,232 @@
+"""Ledgers: operation slots and totals of the storage, its limits; windows, holds and limits of the token budget.
+
+Revision ID: 0002
+"""
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+# ---- Storage -------------------------------------------------------------------------------------------------------
+
+STORAGE = """
+ALTER TABLE storage_objects
+    ALTER COLUMN bytes DROP NOT NULL,          -- null: not known to lie in S3
+    ADD COLUMN op_id     uuid,                 -- the one operation that may be under way on this key
+    ADD COLUMN op_kind   text CHECK (op_kind IN ('put', 'delete', 'verify')),
+    ADD COLUMN op_bytes  bigint CHECK (op_bytes >= 0),  -- of the object that is being put
+    ADD COLUMN op_delta  bigint CHECK (op_delta >= 0),  -- bytes held against the limits until it is committed
+    ADD COLUMN op_until  timestamptz,          -- afterwards it is taken over and the object looked at, never assumed
+    ADD CONSTRAINT ck_storage_objects_operation
+        CHECK (num_nulls(op_id, op_kind, op_delta, op_until) IN (0, 4)),
+    ADD CONSTRAINT ck_storage_objects_something CHECK (bytes IS NOT NULL OR op_id IS NOT NULL);
+CREATE INDEX storage_objects_operations ON storage_objects (tenant_id, op_until) WHERE op_id IS NOT NULL;
+CREATE INDEX storage_objects_age ON storage_objects (content_type, recorded_at);
+
+ALTER TABLE tenant_storage_usage
+    ADD COLUMN reserved_bytes bigint NOT NULL DEFAULT 0,
+    ADD COLUMN reconciled_at  timestamptz,     -- when the figures were last held against a full listing
+    ADD CONSTRAINT ck_tenant_storage_usage_reserved CHECK (reserved_bytes >= 0);
+
+CREATE TABLE storage_totals (                  -- of all tenants together: what the bucket's and the types' limits bound
+    content_type    text PRIMARY KEY CHECK (content_type IN ('media', 'vision', 'crawl')),
+    total_bytes     bigint NOT NULL DEFAULT 0 CHECK (total_bytes >= 0),
+    reserved_bytes  bigint NOT NULL DEFAULT 0 CHECK (reserved_bytes >= 0),
+    objects_count   bigint NOT NULL DEFAULT 0 CHECK (objects_count >= 0)
+) WITH (fillfactor = 20);                      -- hot rows: room for their next versions on the same page
+
+CREATE TABLE storage_limits (                  -- what a tenant may store, where it differs from the settings
+    tenant_id       uuid NOT NULL REFERENCES tenants (id) ON DELETE CASCADE,
+    content_type    text NOT NULL CHECK (content_type IN ('all', 'media', 'vision', 'crawl')),
+    limit_bytes     bigint NOT NULL CHECK (limit_bytes >= 0),
+    PRIMARY KEY (tenant_id, content_type)
+);
+
+-- A tenant has a usage row for each type from its first moment, so "nothing stored" is a figure and never an absence.
+CREATE FUNCTION add_tenant_storage_usage() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO tenant_storage_usage (tenant_id, content_type)
+    SELECT id, content_type FROM added, unnest(ARRAY['crawl', 'media', 'vision']) AS content_type
+    ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER tenants_inserted AFTER INSERT ON tenants
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_tenant_storage_usage();
+INSERT INTO tenant_storage_usage (tenant_id, content_type)
+SELECT id, content_type FROM tenants, unnest(ARRAY['crawl', 'media', 'vision']) AS content_type
+ON CONFLICT DO NOTHING;
+INSERT INTO storage_totals (content_type, total_bytes, objects_count)
+SELECT content_type, coalesce(sum(o.bytes), 0), count(o.bytes)
+FROM unnest(ARRAY['crawl', 'media', 'vision']) AS content_type
+LEFT JOIN storage_objects o USING (content_type)
+GROUP BY content_type;
+
+-- Usage, reservations and totals are sums of the object ledger by construction: whoever changes it moves them by
+-- exactly the difference. The tenants' rows are locked before the totals, always.
+CREATE OR REPLACE FUNCTION add_to_tenant_storage_usage() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    changes jsonb;
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        UPDATE tenant_storage_usage SET total_bytes = 0, reserved_bytes = 0, objects_count = 0;
+        UPDATE storage_totals SET total_bytes = 0, reserved_bytes = 0, objects_count = 0;
+        RETURN NULL;
+    END IF;
+    IF TG_OP = 'INSERT' THEN
+        SELECT jsonb_agg(c) INTO changes FROM (
+            SELECT tenant_id, content_type, sum(coalesce(bytes, 0)) AS bytes, count(bytes) AS objects,
+                   sum(coalesce(op_delta, 0)) AS reserved
+            FROM added GROUP BY 1, 2) c;
+    ELSIF TG_OP = 'DELETE' THEN
+        SELECT jsonb_agg(c) INTO changes FROM (
+            SELECT tenant_id, content_type, -sum(coalesce(bytes, 0)) AS bytes, -count(bytes) AS objects,
+                   -sum(coalesce(op_delta, 0)) AS reserved
+            FROM removed GROUP BY 1, 2) c;
+    ELSE  -- the key, and with it the type, of a row never changes
+        SELECT jsonb_agg(c) INTO changes FROM (
+            SELECT tenant_id, a.content_type, sum(coalesce(a.bytes, 0) - coalesce(r.bytes, 0)) AS bytes,
+                   count(a.bytes) - count(r.bytes) AS objects,
+                   sum(coalesce(a.op_delta, 0) - coalesce(r.op_delta, 0)) AS reserved
+            FROM added a JOIN removed r USING (tenant_id, s3_key) GROUP BY 1, 2) c;
+    END IF;
+    UPDATE tenant_storage_usage u SET
+        total_bytes = u.total_bytes + c.bytes,
+        objects_count = u.objects_count + c.objects,
+        reserved_bytes = u.reserved_bytes + c.reserved,
+        last_updated = now()
+    FROM jsonb_to_recordset(changes)
+        AS c (tenant_id uuid, content_type text, bytes bigint, objects bigint, reserved bigint)
+    WHERE u.tenant_id = c.tenant_id AND u.content_type = c.content_type
+      AND (c.bytes, c.objects, c.reserved) <> (0, 0, 0);
+    UPDATE storage_totals t SET
+        total_bytes = t.total_bytes + c.bytes,
+        objects_count = t.objects_count + c.objects,
+        reserved_bytes = t.reserved_bytes + c.reserved
+    FROM (
+        SELECT content_type, sum(bytes)::bigint AS bytes, sum(objects)::bigint AS objects,
+               sum(reserved)::bigint AS reserved
+        FROM jsonb_to_recordset(changes) AS c (content_type text, bytes bigint, objects bigint, reserved bigint)
+        GROUP BY 1) c
+    WHERE t.content_type = c.content_type AND (c.bytes, c.objects, c.reserved) <> (0, 0, 0);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER storage_objects_truncated AFTER TRUNCATE ON storage_objects
+    FOR EACH STATEMENT EXECUTE FUNCTION add_to_tenant_storage_usage();
+
+ALTER TABLE vision_results ADD COLUMN s3_evicted_at timestamptz;  -- the result stands here alone, on purpose
+"""
+
+STORAGE_BACK = """
+ALTER TABLE vision_results DROP COLUMN s3_evicted_at;
+DELETE FROM storage_objects WHERE bytes IS NULL;
+DROP TRIGGER storage_objects_truncated ON storage_objects;
+DROP TRIGGER tenants_inserted ON tenants;
+DROP FUNCTION add_tenant_storage_usage;
+DROP TABLE storage_limits;
+DROP TABLE storage_totals;
+ALTER TABLE tenant_storage_usage DROP COLUMN reserved_bytes, DROP COLUMN reconciled_at;
+DROP INDEX storage_objects_age;
+ALTER TABLE storage_objects
+    DROP COLUMN op_id, DROP COLUMN op_kind, DROP COLUMN op_bytes, DROP COLUMN op_delta, DROP COLUMN op_until,
+    ALTER COLUMN bytes SET NOT NULL;
+CREATE OR REPLACE FUNCTION add_to_tenant_storage_usage() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO tenant_storage_usage AS u (tenant_id, content_type, total_bytes, objects_count)
+        SELECT tenant_id, content_type, sum(bytes), count(*) FROM added GROUP BY 1, 2 ORDER BY 1, 2
+        ON CONFLICT (tenant_id, content_type) DO UPDATE SET
+            total_bytes = u.total_bytes + excluded.total_bytes,
+            objects_count = u.objects_count + excluded.objects_count,
+            last_updated = now();
+    ELSIF TG_OP = 'DELETE' THEN
+        UPDATE tenant_storage_usage u SET
+            total_bytes = u.total_bytes - gone.bytes,
+            objects_count = u.objects_count - gone.objects,
+            last_updated = now()
+        FROM (SELECT tenant_id, content_type, sum(bytes) AS bytes, count(*) AS objects FROM removed GROUP BY 1, 2) gone
+        WHERE u.tenant_id = gone.tenant_id AND u.content_type = gone.content_type;
+    ELSE
+        UPDATE tenant_storage_usage u SET
+            total_bytes = u.total_bytes + changed.bytes,
+            last_updated = now()
+        FROM (SELECT tenant_id, a.content_type, sum(a.bytes - r.bytes) AS bytes
+              FROM added a JOIN removed r USING (tenant_id, s3_key) GROUP BY 1, 2) changed
+        WHERE u.tenant_id = changed.tenant_id AND u.content_type = changed.content_type;
+    END IF;
+    RETURN NULL;
+END $$;
+"""
+
+# ---- Budget --------------------------------------------------------------------------------------------------------
+# A scope is a tenant, or the Max UUID for all tenants together: it sorts last, so rows are always locked in one order.
+# No foreign keys to `tenants`: what was spent stays in the books when a tenant goes.
+
+BUDGET = """
+CREATE TABLE budget_limits (                   -- where they differ from the settings
+    scope       uuid NOT NULL,
+    period      text NOT NULL CHECK (period IN ('day', 'month', 'calls')),
+    tokens      bigint CHECK (tokens >= 0),    -- null: as the settings say
+    requests    bigint CHECK (requests >= 0),  -- of 'calls': at once
+    PRIMARY KEY (scope, period),
+    CHECK (period <> 'calls' OR tokens IS NULL),
+    CHECK (num_nonnulls(tokens, requests) > 0)
+);
+
+CREATE TABLE budget_windows (
+    scope           uuid NOT NULL,
+    period          text NOT NULL CHECK (period IN ('day', 'month', 'calls')),
+    provider        text NOT NULL,             -- of 'calls'; '' for day and month, which bound all providers together
+    starts_on       date NOT NULL,             -- UTC; of 'calls' the epoch: calls under way belong to no period
+    used_tokens     bigint NOT NULL DEFAULT 0 CHECK (used_tokens >= 0),
+    held_tokens     bigint NOT NULL DEFAULT 0 CHECK (held_tokens >= 0),
+    used_requests   bigint NOT NULL DEFAULT 0 CHECK (used_requests >= 0),
+    held_requests   bigint NOT NULL DEFAULT 0 CHECK (held_requests >= 0),
+    overrun_tokens  bigint NOT NULL DEFAULT 0 CHECK (overrun_tokens >= 0),  -- used above the estimates
+    phantom_tokens  bigint NOT NULL DEFAULT 0 CHECK (phantom_tokens >= 0),  -- used for holds that expired
+    PRIMARY KEY (scope, period, provider, starts_on),
+    CHECK ((period = 'calls') = (provider <> ''))
+) WITH (fillfactor = 20);
+
+CREATE TABLE budget_holds (
+    id                uuid PRIMARY KEY,        -- chosen by the caller: a repeated reserve is the same hold
+    tenant_id         uuid NOT NULL,
+    provider          text NOT NULL CHECK (provider <> ''),
+    model             text NOT NULL,
+    prompt            text NOT NULL,           -- fingerprint
+    subject           text,                    -- what the call is about: one live hold each, so one call at a time
+    attempt           smallint NOT NULL DEFAULT 1,
+    day               date NOT NULL,           -- its windows are this day's and month's, whenever it settles
+    estimated_tokens  bigint NOT NULL CHECK (estimated_tokens >= 0),
+    reserved_at       timestamptz NOT NULL,
+    expires_at        timestamptz NOT NULL,
+    expired           boolean NOT NULL DEFAULT false  -- charged at its estimate; a late settle corrects it
+) WITH (fillfactor = 80);
+CREATE UNIQUE INDEX budget_holds_subject ON budget_holds (tenant_id, subject) WHERE subject IS NOT NULL AND NOT expired;
+CREATE INDEX budget_holds_attempts ON budget_holds (tenant_id, subject) WHERE subject IS NOT NULL AND expired;
+CREATE INDEX budget_holds_live ON budget_holds (tenant_id, expires_at) WHERE NOT expired;
+
+CREATE TABLE token_counts (                    -- settled calls by what they took, to learn the estimate from
+    provider    text NOT NULL,
+    model       text NOT NULL,
+    prompt      text NOT NULL,
+    tokens      bigint NOT NULL CHECK (tokens >= 0),  -- rounded up
+    calls       bigint NOT NULL CHECK (calls > 0),
+    PRIMARY KEY (provider, model, prompt, tokens)
+);
+"""
+
+BUDGET_TABLES = ("token_counts", "budget_holds", "budget_windows", "budget_limits")
+
+
+def upgrade() -> None:
+    op.execute(STORAGE)
+    op.execute(BUDGET)
+
+
+def downgrade() -> None:
+    for table in BUDGET_TABLES:
+        op.execute(f"DROP TABLE {table}")
+    op.execute(STORAGE_BACK)
