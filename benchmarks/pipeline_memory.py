@@ -75,7 +75,7 @@ async def run(folder: Path) -> dict[str, Any]:
         media = await world.store_media(tenant)
         vision = await world.analyse(tenant)
         await world.enrich(tenant)
-        await world.recount(tenant)
+        await world.reconcile(tenant)
         async with QdrantIndex(settings.qdrant_url) as index:
             await index_posts(tenant.id, ledger=PostgresIndexLedger(world.database), index=index)
         sampling.cancel()

@@ -10,18 +10,20 @@ from vision_assets.clients.media_files import LocalFiles
 from vision_assets.clients.picture_folder import PictureFolder
 from vision_assets.clients.postgres import Database
 from vision_assets.clients.postgres.enrichment import PostgresEnrichment
-from vision_assets.clients.postgres.ledger import PostgresUsage
 from vision_assets.clients.postgres.media import PostgresMedia
 from vision_assets.clients.postgres.posts import PostgresPosts, ensure_tenant
-from vision_assets.clients.postgres.usage import PostgresListing
+from vision_assets.clients.postgres.storage import PostgresStorage
+from vision_assets.clients.postgres.usage import PostgresReconciliation
 from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.clients.s3 import S3Bucket
 from vision_assets.core.analysis import VisionPass, VisionReport
 from vision_assets.core.enrichment import EnrichmentPass, EnrichmentReport
+from vision_assets.core.guarded_store import QuotaGuardedStore
 from vision_assets.core.importing import ImportReport, PostSource, import_posts
+from vision_assets.core.listing import Lister
 from vision_assets.core.media import MediaPass, MediaReport
-from vision_assets.core.quota import QuotaGuardedStore, StorageLimits
-from vision_assets.core.reconcile import UsageReport, recount_usage
+from vision_assets.core.quota import StorageLimits
+from vision_assets.core.reconcile import Reconciliation, ReconciliationReport
 from vision_assets.core.storage import ObjectStore
 from vision_assets.core.tenants import Tenant
 from vision_assets.core.vision import VisionProvider
@@ -43,7 +45,7 @@ class World:
 
     def quota(self) -> QuotaGuardedStore:
         """The store behind the quota."""
-        return QuotaGuardedStore(store=self.bucket, ledger=PostgresUsage(self.database), limits=self.limits)
+        return QuotaGuardedStore(store=self.bucket, ledger=PostgresStorage(self.database), limits=self.limits)
 
     async def tenant(self, name: str) -> Tenant:
         """The tenant of this name."""
@@ -88,9 +90,18 @@ class World:
             ledger=PostgresEnrichment(self.database),
         ).enrich_posts()
 
-    async def recount(self, tenant: Tenant, *, store: ObjectStore | None = None) -> UsageReport:
-        """Run the pass of `tenant_storage_usage`."""
-        return await recount_usage(tenant.id, store=store or self.bucket, ledger=PostgresListing(self.database))
+    async def reconcile(self, tenant: Tenant, *, store: Lister | None = None) -> ReconciliationReport:
+        """Run the pass of `tenant_storage_usage`.
+
+        Args:
+            store: Lists; objects are looked at in the bucket itself.
+        """
+        return await Reconciliation(
+            tenant_id=tenant.id,
+            store=store or self.bucket,
+            guard=self.quota(),
+            ledger=PostgresReconciliation(self.database),
+        ).run()
 
     async def keys(self, prefix: str = "") -> dict[str, int]:
         """All objects of the bucket below a prefix: key → bytes."""

@@ -1,6 +1,7 @@
 """Assembles the Dagster definitions, and nothing else."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from vision_assets.resources import (
     PostgresResource,
     QdrantResource,
     S3Resource,
+    StorageCleanupResource,
     StorageQuotaResource,
+    TokenBudgetResource,
     VisionProviderResource,
 )
 from vision_assets.settings import Settings
@@ -37,6 +40,25 @@ def default_resources(settings: Settings) -> dict[str, Any]:
             media_bytes=settings.storage_media_limit_bytes,
             vision_bytes=settings.storage_vision_limit_bytes,
             crawl_bytes=settings.storage_crawl_limit_bytes,
+            unchecked_bytes=settings.storage_unchecked_limit_bytes,
+        ),
+        "storage_cleanup_plans": StorageCleanupResource(
+            emergency_bytes=settings.storage_emergency_bytes,
+            emergency_target_bytes=settings.storage_emergency_target_bytes,
+            media_ttl_days=settings.storage_media_ttl_days,
+            vision_ttl_days=settings.storage_vision_ttl_days,
+            crawl_ttl_days=settings.storage_crawl_ttl_days,
+        ),
+        "token_budget": TokenBudgetResource(
+            tenant_day_tokens=settings.budget_tenant_day_tokens,
+            tenant_month_tokens=settings.budget_tenant_month_tokens,
+            tenant_day_requests=settings.budget_tenant_day_requests,
+            tenant_month_requests=settings.budget_tenant_month_requests,
+            tenant_calls=settings.budget_tenant_calls,
+            global_day_tokens=settings.budget_global_day_tokens,
+            global_month_tokens=settings.budget_global_month_tokens,
+            global_calls=settings.budget_global_calls,
+            estimate_floor_tokens=settings.budget_estimate_floor_tokens,
         ),
         "media_source": MediaSourceResource(
             concurrency=settings.media_concurrency, decode_threads=settings.decode_threads
@@ -64,6 +86,8 @@ def build_defs(resources: Mapping[str, Any] | None = None) -> dg.Definitions:
     # The embedded parts tell their URLs by a file; Dagster's EnvVar reads the environment.
     for name, value in settings.environment().items():
         os.environ.setdefault(name, value)
+    # It takes one tenant a run; that one of its assets may take many, in a backfill of its own, is no concern there.
+    warnings.filterwarnings("ignore", "Asset job tenant_pipeline materializes assets with varying BackfillPolicies")
     loaded = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
     return dg.Definitions.merge(
         loaded,

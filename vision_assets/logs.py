@@ -37,7 +37,11 @@ def configure_logging(level: str = "INFO") -> None:
 
 
 @contextmanager
-def bound_to_run(*, trace_id: str, tenant_id: str, asset: str) -> Iterator[None]:
-    """Put a run's identity on every line that is logged inside, threads and tasks included."""
-    with structlog.contextvars.bound_contextvars(trace_id=trace_id, tenant_id=tenant_id, asset=asset):
+def bound_to_run(*, trace_id: str, asset: str, **tenant: str) -> Iterator[None]:
+    """Put a run's identity on every line that is logged inside, threads and tasks included.
+
+    Args:
+        tenant: `tenant_id`, for work on one tenant; other work puts it on its lines itself.
+    """
+    with structlog.contextvars.bound_contextvars(trace_id=trace_id, asset=asset, **tenant):
         yield

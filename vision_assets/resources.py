@@ -14,18 +14,26 @@ from pydantic import Field
 from vision_assets.clients.local_vision import LocalVision
 from vision_assets.clients.media_files import LocalFiles
 from vision_assets.clients.postgres import Database
+from vision_assets.clients.postgres.budget import PostgresBudget
+from vision_assets.clients.postgres.cleanup import PostgresCleanup
 from vision_assets.clients.postgres.dagster_events import prune_events
 from vision_assets.clients.postgres.enrichment import PostgresEnrichment
-from vision_assets.clients.postgres.ledger import PostgresUsage
 from vision_assets.clients.postgres.media import PostgresMedia
+from vision_assets.clients.postgres.orphans import PostgresOrphans
 from vision_assets.clients.postgres.posts import find_tenant, list_tenants
 from vision_assets.clients.postgres.search import PostgresIndexLedger
-from vision_assets.clients.postgres.usage import PostgresListing
+from vision_assets.clients.postgres.storage import PostgresStorage
+from vision_assets.clients.postgres.usage import PostgresReconciliation
 from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.clients.qdrant import QdrantIndex
 from vision_assets.clients.s3 import S3Bucket
+from vision_assets.clients.s3_uploads import S3Uploads
+from vision_assets.core.budget import Allowance, BudgetLimits
+from vision_assets.core.budget_gate import ESTIMATE_FLOOR_TOKENS, BudgetGate
+from vision_assets.core.cleanup import Plan, emergency_plan, ttl_plan
+from vision_assets.core.guarded_store import QuotaGuardedStore, Unbooked
 from vision_assets.core.media import MediaSource
-from vision_assets.core.quota import QuotaGuardedStore, StorageLimits
+from vision_assets.core.quota import StorageLimits
 from vision_assets.core.storage import ContentType
 from vision_assets.core.tenants import Tenant
 from vision_assets.core.vision import SCHEMA_VERSION, VisionProvider
@@ -33,14 +41,17 @@ from vision_assets.core.vision import SCHEMA_VERSION, VisionProvider
 
 @dataclass(frozen=True, slots=True)
 class Ledgers:
-    """All that the core asks of Postgres, over one pool."""
+    """All that the core asks of Postgres, over one pool; the budget has connections of its own."""
 
     database: Database
     media: PostgresMedia
     vision: PostgresVision
     enrichment: PostgresEnrichment
-    usage: PostgresUsage
-    listing: PostgresListing
+    storage: PostgresStorage
+    budget: PostgresBudget
+    cleanup: PostgresCleanup
+    reconciliation: PostgresReconciliation
+    orphans: PostgresOrphans
     index: PostgresIndexLedger
 
     async def tenant(self, tenant_id: str) -> Tenant:
@@ -56,6 +67,9 @@ class Ledgers:
         return await list_tenants(self.database)
 
 
+UNBOOKED = Unbooked()
+"""One a process: its steps share what is let through without a check."""
+
 VISION_CODE_VERSION = f"{LocalVision.name} {LocalVision.model} v{SCHEMA_VERSION}"
 """Of `vision_results`: with another one, the UI shows what was made before as outdated."""
 
@@ -69,14 +83,20 @@ class PostgresResource(dg.ConfigurableResource[None]):
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Ledgers]:
         """Open a pool in the running event loop, and close it at the end."""
-        async with Database.open(self.database_url, max_size=self.max_connections) as database:
+        async with (
+            Database.open(self.database_url, max_size=self.max_connections) as database,
+            PostgresBudget.open(self.database_url) as budget,
+        ):
             yield Ledgers(
                 database=database,
                 media=PostgresMedia(database),
                 vision=PostgresVision(database),
                 enrichment=PostgresEnrichment(database),
-                usage=PostgresUsage(database),
-                listing=PostgresListing(database),
+                storage=PostgresStorage(database),
+                budget=budget,
+                cleanup=PostgresCleanup(database),
+                reconciliation=PostgresReconciliation(database),
+                orphans=PostgresOrphans(database),
                 index=PostgresIndexLedger(database),
             )
 
@@ -100,6 +120,40 @@ class S3Resource(dg.ConfigurableResource[None]):
             region=self.region,
         )
 
+    def connect_uploads(self) -> S3Uploads:
+        """Configure a client for multipart uploads; nothing is sent yet."""
+        return S3Uploads.connect(
+            self.bucket,
+            endpoint_url=self.endpoint_url,
+            access_key_id=self.access_key_id,
+            secret_access_key=self.secret_access_key,
+            region=self.region,
+        )
+
+
+class StorageCleanupResource(dg.ConfigurableResource[None]):
+    """When the storage is cleaned up, and what goes."""
+
+    emergency_bytes: int = Field(description="Stored and reserved by all tenants")
+    emergency_target_bytes: int
+    media_ttl_days: int = Field(description="Of media that no post refers to, since the last use")
+    vision_ttl_days: int
+    crawl_ttl_days: int
+
+    def emergency(self) -> Plan:
+        """Plan the clean-up for the case that the bucket runs full.
+
+        Raises:
+            ConfigurationError: The target is above the threshold.
+        """
+        return emergency_plan(threshold_bytes=self.emergency_bytes, target_bytes=self.emergency_target_bytes)
+
+    def daily(self) -> Plan:
+        """Plan the clean-up of what has outlived its time."""
+        return ttl_plan(
+            crawl_days=self.crawl_ttl_days, vision_days=self.vision_ttl_days, media_days=self.media_ttl_days
+        )
+
 
 class StorageQuotaResource(dg.ConfigurableResource[None]):
     """Storage limits in bytes."""
@@ -109,6 +163,7 @@ class StorageQuotaResource(dg.ConfigurableResource[None]):
     media_bytes: int
     vision_bytes: int
     crawl_bytes: int
+    unchecked_bytes: int = Field(description="Of puts of this process while the ledger cannot be reached")
 
     def guard(self, store: S3Bucket, ledgers: Ledgers) -> QuotaGuardedStore:
         """Put the quota before a store."""
@@ -118,7 +173,43 @@ class StorageQuotaResource(dg.ConfigurableResource[None]):
             "crawl": self.crawl_bytes,
         }
         limits = StorageLimits(bucket_bytes=self.bucket_bytes, tenant_bytes=self.tenant_bytes, type_bytes=types)
-        return QuotaGuardedStore(store=store, ledger=ledgers.usage, limits=limits)
+        return QuotaGuardedStore(
+            store=store,
+            ledger=ledgers.storage,
+            limits=limits,
+            unbooked=UNBOOKED,
+            unchecked_limit_bytes=self.unchecked_bytes,
+        )
+
+
+class TokenBudgetResource(dg.ConfigurableResource[None]):
+    """Limits of the token budget where the ledger has none of its own; None is no limit."""
+
+    tenant_day_tokens: int | None = None
+    tenant_month_tokens: int | None = None
+    tenant_day_requests: int | None = None
+    tenant_month_requests: int | None = None
+    tenant_calls: int | None = Field(default=None, description="At once, to one provider")
+    global_day_tokens: int | None = None
+    global_month_tokens: int | None = None
+    global_calls: int | None = None
+    estimate_floor_tokens: int = ESTIMATE_FLOOR_TOKENS
+
+    def gate(self, ledgers: Ledgers) -> BudgetGate:
+        """Put the budget before a step's calls; whoever lets calls through it closes it."""
+        limits = BudgetLimits(
+            tenant={
+                "day": Allowance(self.tenant_day_tokens, self.tenant_day_requests),
+                "month": Allowance(self.tenant_month_tokens, self.tenant_month_requests),
+                "calls": Allowance(requests=self.tenant_calls),
+            },
+            everyone={
+                "day": Allowance(self.global_day_tokens),
+                "month": Allowance(self.global_month_tokens),
+                "calls": Allowance(requests=self.global_calls),
+            },
+        )
+        return BudgetGate(ledgers.budget, limits, estimate_floor_tokens=self.estimate_floor_tokens)
 
 
 class MediaSourceResource(dg.ConfigurableResource[None]):

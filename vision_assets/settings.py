@@ -16,6 +16,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from vision_assets.core.budget import Allowance, BudgetLimits
+from vision_assets.core.quota import StorageLimits
+
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -56,6 +59,43 @@ class Settings(BaseSettings):
     storage_media_limit_bytes: int = Field(10 * 2**30, gt=0, description="Of all tenants' media")
     storage_vision_limit_bytes: int = Field(2 * 2**30, gt=0, description="Of all tenants' vision results")
     storage_crawl_limit_bytes: int = Field(2 * 2**30, gt=0, description="Of all tenants' crawled pages")
+    storage_unchecked_limit_bytes: int = Field(
+        256 * 2**20, ge=0, description="Of puts that one process makes while the ledger cannot be reached; 0: none"
+    )
+
+    storage_emergency_bytes: int = Field(
+        14 * 2**30, gt=0, description="Stored and reserved; from here on the emergency clean-up runs"
+    )
+    storage_emergency_target_bytes: int = Field(12 * 2**30, ge=0, description="Where the emergency clean-up ends")
+    storage_media_ttl_days: int = Field(30, ge=1, description="Of media that no post refers to, since the last use")
+    storage_vision_ttl_days: int = Field(14, ge=1, description="Of results and albums' summaries in S3")
+    storage_crawl_ttl_days: int = Field(7, ge=1, description="Of crawled pages")
+
+    budget_tenant_day_tokens: int = Field(250_000, ge=0, description="Of one tenant and UTC day, all providers")
+    budget_tenant_month_tokens: int | None = Field(
+        None, ge=0, description="Of one tenant and UTC month; unset: no limit"
+    )
+    budget_tenant_day_requests: int | None = Field(
+        None, ge=0, description="Calls that cost, of one tenant and UTC day; unset: no limit"
+    )
+    budget_tenant_month_requests: int | None = Field(
+        None, ge=0, description="Calls that cost, of one tenant and UTC month; unset: no limit"
+    )
+    budget_tenant_calls: int = Field(3, ge=1, description="Calls at once of one tenant to one provider")
+    budget_global_day_tokens: int | None = Field(
+        None, ge=0, description="Of all tenants and one UTC day; unset: no limit"
+    )
+    budget_global_month_tokens: int | None = Field(
+        None, ge=0, description="Of all tenants and one UTC month; unset: no limit"
+    )
+    budget_global_calls: int | None = Field(
+        None, ge=1, description="Calls at once of all tenants to one provider; unset: no limit"
+    )
+    budget_estimate_floor_tokens: int = Field(
+        1792,
+        ge=0,
+        description="A call is held at this at least; also as long as too few have been settled to learn from",
+    )
 
     event_retention_days: int = Field(30, ge=1, description="Of Dagster's log events; materializations stay")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity that is logged")
@@ -71,6 +111,33 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put the endpoints file below the environment."""
         return init_settings, env_settings, JsonConfigSettingsSource(settings_cls, json_file=endpoints_file())
+
+    def storage_limits(self) -> StorageLimits:
+        """Gather the storage limits; a tenant's hold where none is set with `vision-assets quota set`."""
+        return StorageLimits(
+            bucket_bytes=self.storage_bucket_limit_bytes,
+            tenant_bytes=self.storage_tenant_limit_bytes,
+            type_bytes={
+                "crawl": self.storage_crawl_limit_bytes,
+                "media": self.storage_media_limit_bytes,
+                "vision": self.storage_vision_limit_bytes,
+            },
+        )
+
+    def budget_limits(self) -> BudgetLimits:
+        """Gather the token budget's limits; they hold where none is set with `vision-assets budget set`."""
+        return BudgetLimits(
+            tenant={
+                "day": Allowance(self.budget_tenant_day_tokens, self.budget_tenant_day_requests),
+                "month": Allowance(self.budget_tenant_month_tokens, self.budget_tenant_month_requests),
+                "calls": Allowance(requests=self.budget_tenant_calls),
+            },
+            everyone={
+                "day": Allowance(self.budget_global_day_tokens),
+                "month": Allowance(self.budget_global_month_tokens),
+                "calls": Allowance(requests=self.budget_global_calls),
+            },
+        )
 
     def environment(self) -> dict[str, str]:
         """Tell the settings as environment variables, secrets in clear, for child processes and Dagster's `EnvVar`."""

@@ -161,8 +161,8 @@ END $$;
 """
 
 # ---- Budget --------------------------------------------------------------------------------------------------------
-# A scope is a tenant, or the Max UUID for all tenants together: it sorts last, so rows are always locked in one order.
-# No foreign keys to `tenants`: what was spent stays in the books when a tenant goes.
+# A scope is a tenant, or the Max UUID for all tenants together. No foreign keys to `tenants`: what was spent stays in
+# the books when a tenant goes.
 
 BUDGET = """
 CREATE TABLE budget_limits (                   -- where they differ from the settings
@@ -216,9 +216,179 @@ CREATE TABLE token_counts (                    -- settled calls by what they too
     calls       bigint NOT NULL CHECK (calls > 0),
     PRIMARY KEY (provider, model, prompt, tokens)
 );
+
+-- Whoever moves windows takes this lock before anything else. Every hold moves the windows of all tenants together, so
+-- they go one by one anyhow; with one lock, taken first, they cannot deadlock, not even over windows of a new day.
+CREATE FUNCTION lock_budget() RETURNS void LANGUAGE sql AS $$
+    SELECT pg_advisory_xact_lock(hashtextextended('vision_assets: token budget', 0))
+$$;
+
+-- The windows in which a hold counts.
+CREATE FUNCTION budget_windows_of(tenant_id uuid, provider text, day date)
+RETURNS TABLE (scope uuid, period text, of_provider text, starts_on date) LANGUAGE sql IMMUTABLE AS $$
+    SELECT s.scope, p.period, p.of_provider, p.starts_on
+    FROM (VALUES (tenant_id), ('ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)) AS s (scope)
+    CROSS JOIN (
+        VALUES ('calls', provider, date '1970-01-01'), ('day', '', day),
+               ('month', '', date_trunc('month', day::timestamp)::date)
+    ) AS p (period, of_provider, starts_on)
+$$;
+
+-- The three below are functions because each statement of a function sees what is there when that statement begins: so
+-- they can wait for the lock and look then. A single statement would look first.
+
+-- Makes a whole batch of holds if all of it fits, else none: then it is decided one by one. `kinds` point, from 1, into
+-- providers, models and prompts. Limits are those that hold where `budget_limits` has none.
+CREATE FUNCTION hold_budget(
+    ids uuid[], tenant_ids uuid[], kinds smallint[], subjects text[], attempts smallint[], estimates bigint[],
+    providers text[], models text[], prompts text[], limit_global boolean[], limit_periods text[],
+    limit_tokens bigint[], limit_requests bigint[], today date, reserved timestamptz, expires timestamptz
+) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    all_fits boolean;
+    missing bigint;
+BEGIN
+    PERFORM lock_budget();
+    LOOP
+        WITH wanted AS MATERIALIZED (
+            SELECT h.id, h.tenant_id, providers[h.kind] AS provider, models[h.kind] AS model,
+                   prompts[h.kind] AS prompt, h.subject, h.attempt, h.tokens
+            FROM unnest(ids, tenant_ids, kinds, subjects, attempts, estimates)
+                AS h (id, tenant_id, kind, subject, attempt, tokens)
+        ), move AS MATERIALIZED (
+            SELECT k.scope, k.period, k.of_provider, k.starts_on,
+                   sum(c.tokens)::bigint AS tokens, sum(c.requests)::bigint AS requests
+            FROM (
+                SELECT tenant_id, provider, sum(tokens) AS tokens, count(*) AS requests FROM wanted GROUP BY 1, 2
+            ) c
+            CROSS JOIN LATERAL budget_windows_of(c.tenant_id, c.provider, today) k
+            GROUP BY 1, 2, 3, 4
+        ), decision AS MATERIALIZED (
+            SELECT count(*) - count(w.scope) AS missing,
+                   bool_and(
+                       (coalesce(w.used_tokens + w.held_tokens, 0) + m.tokens <= coalesce(l.tokens, d.tokens))
+                           IS NOT FALSE
+                       AND (coalesce(CASE WHEN m.period = 'calls' THEN 0 ELSE w.used_requests END + w.held_requests, 0)
+                            + m.requests <= coalesce(l.requests, d.requests)) IS NOT FALSE
+                   ) AND NOT EXISTS (
+                       SELECT FROM wanted v
+                       WHERE v.subject IS NOT NULL AND (
+                           EXISTS (SELECT FROM budget_holds h
+                                   WHERE h.tenant_id = v.tenant_id AND h.subject = v.subject AND NOT h.expired)
+                           OR v.attempt <> 1 + (
+                               SELECT count(*) FROM budget_holds h
+                               WHERE h.tenant_id = v.tenant_id AND h.subject = v.subject AND h.expired))
+                   ) AS fits
+            FROM move m
+            JOIN unnest(limit_global, limit_periods, limit_tokens, limit_requests)
+                AS d (everyone, period, tokens, requests)
+                ON d.period = m.period AND d.everyone = (m.scope = 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+            LEFT JOIN budget_windows w
+                ON (w.scope, w.period, w.provider, w.starts_on) = (m.scope, m.period, m.of_provider, m.starts_on)
+            LEFT JOIN budget_limits l ON l.scope = m.scope AND l.period = m.period
+        ), opened AS (
+            INSERT INTO budget_windows (scope, period, provider, starts_on)
+            SELECT m.scope, m.period, m.of_provider, m.starts_on FROM move m, decision d WHERE d.fits AND d.missing > 0
+            ON CONFLICT DO NOTHING
+        ), held AS (
+            INSERT INTO budget_holds (id, tenant_id, provider, model, prompt, subject, attempt, estimated_tokens, day,
+                                      reserved_at, expires_at)
+            SELECT v.*, today, reserved, expires FROM wanted v, decision d WHERE d.fits AND d.missing = 0
+        ), moved AS (
+            UPDATE budget_windows w SET
+                held_tokens = w.held_tokens + m.tokens,
+                held_requests = w.held_requests + m.requests
+            FROM move m, decision d
+            WHERE d.fits AND d.missing = 0
+              AND (w.scope, w.period, w.provider, w.starts_on) = (m.scope, m.period, m.of_provider, m.starts_on)
+        )
+        SELECT d.fits, d.missing INTO all_fits, missing FROM decision d;
+        EXIT WHEN NOT all_fits OR missing = 0;
+    END LOOP;
+    RETURN all_fits;
+END $$;
+
+-- Ends holds, each exactly once because deleted is deleted, and moves the windows of the day on which each was made.
+-- Actual null: the call was never sent. Gives the place (from 1) of each hold that was still there.
+CREATE FUNCTION settle_budget(ids uuid[], actuals bigint[], tokens_step bigint)
+RETURNS TABLE (place bigint, was_expired boolean) LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM lock_budget();
+    RETURN QUERY WITH ended AS (
+        DELETE FROM budget_holds h
+        USING unnest(ids, actuals) WITH ORDINALITY AS o (id, tokens, place)
+        WHERE h.id = o.id
+        RETURNING o.place, o.tokens, h.tenant_id, h.provider, h.model, h.prompt, h.day, h.estimated_tokens, h.expired
+    ), move AS (
+        SELECT k.scope, k.period, k.of_provider, k.starts_on, sum(c.used)::bigint AS used, sum(c.held)::bigint AS held,
+               sum(c.calls)::bigint AS calls, sum(c.live)::bigint AS live, sum(c.overrun)::bigint AS overrun,
+               sum(c.phantom)::bigint AS phantom
+        FROM (
+            SELECT e.tenant_id, e.provider, e.day,
+                   -- an expired hold has been charged at its estimate already
+                   sum(coalesce(e.tokens, 0) - CASE WHEN e.expired THEN e.estimated_tokens ELSE 0 END) AS used,
+                   sum(CASE WHEN e.expired THEN 0 ELSE e.estimated_tokens END) AS held,
+                   sum((e.tokens IS NOT NULL)::int - e.expired::int) AS calls,
+                   sum((NOT e.expired)::int) AS live,
+                   sum(greatest(e.tokens - e.estimated_tokens, 0)) AS overrun,
+                   sum(CASE WHEN e.expired THEN e.estimated_tokens ELSE 0 END) AS phantom
+            FROM ended e GROUP BY 1, 2, 3
+        ) c
+        CROSS JOIN LATERAL budget_windows_of(c.tenant_id, c.provider, c.day) k
+        GROUP BY 1, 2, 3, 4
+    ), moved AS (
+        UPDATE budget_windows w SET
+            used_tokens = w.used_tokens + m.used,
+            held_tokens = w.held_tokens - m.held,
+            used_requests = w.used_requests + m.calls,
+            held_requests = w.held_requests - m.live,
+            overrun_tokens = w.overrun_tokens + m.overrun,
+            phantom_tokens = w.phantom_tokens - m.phantom
+        FROM move m
+        WHERE (w.scope, w.period, w.provider, w.starts_on) = (m.scope, m.period, m.of_provider, m.starts_on)
+    ), counted AS (
+        INSERT INTO token_counts AS t (provider, model, prompt, tokens, calls)
+        SELECT e.provider, e.model, e.prompt, (e.tokens + tokens_step - 1) / tokens_step * tokens_step, count(*)
+        FROM ended e WHERE e.tokens > 0 GROUP BY 1, 2, 3, 4
+        ON CONFLICT (provider, model, prompt, tokens) DO UPDATE SET calls = t.calls + excluded.calls
+    )
+    SELECT e.place, e.expired FROM ended e;
+END $$;
+
+-- Charges overdue holds at their estimates, because the provider may have billed them; those that ended are let be.
+CREATE FUNCTION expire_budget(ids uuid[], OUT holds bigint, OUT tokens bigint) LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM lock_budget();
+    WITH charged AS (
+        UPDATE budget_holds h SET expired = true WHERE h.id = ANY(ids) AND NOT h.expired
+        RETURNING h.tenant_id, h.provider, h.day, h.estimated_tokens
+    ), move AS (
+        SELECT k.scope, k.period, k.of_provider, k.starts_on, sum(c.tokens)::bigint AS tokens,
+               sum(c.calls)::bigint AS calls
+        FROM (
+            SELECT e.tenant_id, e.provider, e.day, sum(e.estimated_tokens) AS tokens, count(*) AS calls
+            FROM charged e GROUP BY 1, 2, 3
+        ) c
+        CROSS JOIN LATERAL budget_windows_of(c.tenant_id, c.provider, c.day) k
+        GROUP BY 1, 2, 3, 4
+    ), moved AS (
+        UPDATE budget_windows w SET
+            used_tokens = w.used_tokens + m.tokens,
+            held_tokens = w.held_tokens - m.tokens,
+            used_requests = w.used_requests + m.calls,
+            held_requests = w.held_requests - m.calls,
+            phantom_tokens = w.phantom_tokens + m.tokens
+        FROM move m
+        WHERE (w.scope, w.period, w.provider, w.starts_on) = (m.scope, m.period, m.of_provider, m.starts_on)
+    )
+    SELECT count(*), coalesce(sum(e.estimated_tokens), 0) INTO holds, tokens FROM charged e;
+END $$;
 """
 
-BUDGET_TABLES = ("token_counts", "budget_holds", "budget_windows", "budget_limits")
+BUDGET_BACK = """
+DROP FUNCTION expire_budget, settle_budget, hold_budget, budget_windows_of, lock_budget;
+DROP TABLE token_counts, budget_holds, budget_windows, budget_limits;
+"""
 
 
 def upgrade() -> None:
@@ -227,6 +397,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in BUDGET_TABLES:
-        op.execute(f"DROP TABLE {table}")
+    op.execute(BUDGET_BACK)
     op.execute(STORAGE_BACK)

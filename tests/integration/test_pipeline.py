@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,10 +16,8 @@ import pytest
 from tests.conftest import cloned, new_bucket
 from tests.world import World, open_world
 from vision_assets.clients.media_files import LocalFiles
-from vision_assets.clients.s3 import S3Bucket
 from vision_assets.clients.telegram_export import TelegramExport
-from vision_assets.core.errors import ConfigurationError, StorageUnavailable
-from vision_assets.core.storage import StoredObject
+from vision_assets.core.errors import ConfigurationError
 from vision_assets.settings import Settings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -181,7 +179,7 @@ async def test_unreadable_result_is_made_anew(world: World, tmp_path: Path) -> N
 
 
 async def test_usage_counts_each_object_once(full: World) -> None:
-    """Usage equals the bucket's listing, without a recount and after one; a put said twice counts once."""
+    """Usage equals the bucket's listing, without a reconciliation and after one; a put said twice counts once."""
     tenant = await full.tenant("City Walks")
     keys = await full.keys()
     counted = (
@@ -191,67 +189,11 @@ async def test_usage_counts_each_object_once(full: World) -> None:
     assert tuple(*await full.database.pool.fetch(counted)) == expected
     quota = full.quota()
     key, size = next(iter(keys.items()))
-    await quota.ledger.record_put(tenant.id, key, "media", size)
+    await quota.update_tenant_usage(tenant.id, key, "media", size)
     assert tuple(*await full.database.pool.fetch(counted)) == expected
-    report = await full.recount(tenant)
-    assert (report.missing.objects, report.untracked.objects, report.wrong_size.objects) == (0, 0, 0)
+    report = await full.reconcile(tenant)
+    assert not any(drift.objects for drift in report.drift.values())
     assert tuple(*await full.database.pool.fetch(counted)) == expected
-
-
-async def test_recount_corrects_drift(world: World, tmp_path: Path) -> None:
-    """Objects that came, went or changed behind the ledger's back are found, shown and corrected."""
-    tenant, other = await world.tenant("Drift"), await world.tenant("Bystander")
-    await world.load(tenant, some_photos(tmp_path / "in", count=3))
-    await world.store_media(tenant)
-    gone, changed, _ = sorted(await world.keys("media/"))
-    await obstore.delete_async(world.bucket.store, gone)
-    await world.bucket.put(changed, b"short", mime="image/jpeg")
-    await world.bucket.put(f"crawl/{tenant.id}/page.html", b"12345678", mime="text/html")
-    await world.bucket.put(f"media/{other.id}/00/other.jpg", b"not this tenant's", mime="image/jpeg")
-
-    report = await world.recount(tenant)
-
-    assert report.missing.examples == (gone,)
-    assert report.wrong_size.examples == (changed,)
-    assert report.untracked.examples == (f"crawl/{tenant.id}/page.html",)
-    keys = {key: size for key, size in (await world.keys()).items() if str(tenant.id) in key}
-    usage = {item.content_type: (item.total_bytes, item.objects_count) for item in report.usage}
-    assert usage["crawl"] == (8, 1)
-    assert sum(bytes_ for bytes_, _ in usage.values()) == sum(keys.values())
-    assert sum(objects for _, objects in usage.values()) == len(keys)
-
-
-@dataclass
-class BrokenListing:
-    """A bucket whose listings break off after the first chunk, as a server's do that dies in between."""
-
-    bucket: S3Bucket
-
-    async def get(self, key: str) -> bytes | None:
-        """Read as ever."""
-        return await self.bucket.get(key)
-
-    async def put(self, key: str, body: bytes, *, mime: str, encoding: str | None = None) -> None:
-        """Write as ever."""
-        await self.bucket.put(key, body, mime=mime, encoding=encoding)
-
-    async def list(self, prefix: str) -> AsyncIterator[Sequence[StoredObject]]:
-        """Break off."""
-        async for chunk in self.bucket.list(prefix):
-            yield chunk[:1]
-            raise StorageUnavailable(f"the listing of {prefix} broke off")
-
-
-async def test_broken_listing_changes_nothing(world: World, tmp_path: Path) -> None:
-    """A listing that breaks off is not an empty bucket."""
-    tenant = await world.tenant("Broken")
-    await world.load(tenant, some_photos(tmp_path / "in", count=3))
-    await world.store_media(tenant)
-    usage = "SELECT content_type, total_bytes, objects_count FROM tenant_storage_usage ORDER BY 1"
-    before = await world.database.pool.fetch(usage)
-    with pytest.raises(StorageUnavailable, match="broke off"):
-        await world.recount(tenant, store=BrokenListing(world.bucket))
-    assert await world.database.pool.fetch(usage) == before
 
 
 async def test_quota_blocks_and_lets_go(world: World, tmp_path: Path) -> None:
@@ -323,61 +265,8 @@ async def test_lost_object_is_stored_again(world: World, tmp_path: Path) -> None
     assert (await world.analyse(tenant)).analyses == 1
     open_letters = "SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL"
     assert await world.database.pool.fetchval(open_letters) == 0
-    report = await world.recount(tenant)
-    assert (report.missing.objects, report.untracked.objects) == (0, 0)
-
-
-@dataclass
-class SlowListing(BrokenListing):
-    """A bucket into which something is put while it is being listed."""
-
-    meanwhile: Callable[[], Awaitable[None]]
-
-    async def list(self, prefix: str) -> AsyncIterator[Sequence[StoredObject]]:
-        """List, and only then let the other put happen."""
-        async for chunk in self.bucket.list(prefix):
-            yield chunk
-        if prefix.startswith("media/"):
-            await self.meanwhile()
-
-
-async def test_put_during_a_recount_is_not_lost(world: World, tmp_path: Path) -> None:
-    """What is put and counted while the listing runs is not in it, and stays in the books all the same."""
-    tenant = await world.tenant("Busy")
-    await world.load(tenant, some_photos(tmp_path / "in", count=1))
-    await world.store_media(tenant)
-
-    async def put() -> None:
-        await world.quota().put(
-            tenant.id, f"media/{tenant.id}/ff/new.jpg", b"new", content_type="media", mime="image/jpeg"
-        )
-
-    report = await world.recount(tenant, store=SlowListing(world.bucket, put))
-    assert report.missing.objects == 0
-    keys = await world.keys()
-    counted = await world.database.pool.fetchval("SELECT sum(total_bytes)::bigint FROM tenant_storage_usage")
-    assert counted == sum(keys.values())
-    assert len(keys) == 2
-
-
-async def test_recounts_and_puts_do_not_deadlock(world: World) -> None:
-    """Recounts that find objects missing run beside puts of the same keys; nobody gives way with an error."""
-    tenant = await world.tenant("Crossing")
-    keys = [f"crawl/{tenant.id}/{number}.html" for number in range(40)]
-    quota = world.quota()
-
-    async def put(key: str) -> None:
-        for _ in range(5):
-            await quota.put(tenant.id, key, b"page", content_type="crawl", mime="text/html")
-            await obstore.delete_async(world.bucket.store, key)
-
-    async with asyncio.TaskGroup() as group:
-        for key in keys:
-            group.create_task(put(key))
-        for _ in range(10):
-            await world.recount(tenant)
-    report = await world.recount(tenant)
-    assert [usage.objects_count for usage in report.usage] == [0, 0, 0]
+    report = await world.reconcile(tenant)
+    assert report.nominated == 0
 
 
 async def test_missing_bucket_is_not_an_empty_one(database: str, parts: Settings) -> None:

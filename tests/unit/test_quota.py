@@ -1,122 +1,441 @@
-"""The storage quota's decision."""
+"""The storage quota's decisions, and the guard's steps one by one; all of them together: `test_quota_machine.py`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 
-from vision_assets.core.errors import DatabaseUnavailable, QuotaExceeded, StorageUnavailable
-from vision_assets.core.quota import QuotaGuardedStore, StorageLimits, UsedBytes, refusal
-from vision_assets.core.storage import ContentType, StoredObject
+from tests.ledgers import MemoryLedger, MemoryStore
+from vision_assets.core.errors import (
+    ConfigurationError,
+    DatabaseConflict,
+    DatabaseUnavailable,
+    QuotaExceeded,
+    StorageBusy,
+    StorageUnavailable,
+    TenantUnknown,
+)
+from vision_assets.core.guarded_store import SLOT_LIFE, QuotaGuardedStore, Unbooked
+from vision_assets.core.object_ledger import Begun, Committed, Operation
+from vision_assets.core.quota import OwnLimits, StorageLimits, TenantUsage, Usage, figures, refusal
+from vision_assets.core.storage import CONTENT_TYPES, ContentType
 from vision_assets.core.tenants import TenantId
 
 LIMITS = StorageLimits(bucket_bytes=1000, tenant_bytes=500, type_bytes={"media": 700, "vision": 100, "crawl": 100})
+TENANT, OTHER = TenantId(UUID(int=1)), TenantId(UUID(int=2))
+NOW = datetime(2030, 6, 1, tzinfo=UTC)
+
+
+def usage(tenant: int, everyone: int, *, reserved: int = 0, own: OwnLimits | None = None) -> TenantUsage:
+    """Usage of a tenant with only pictures."""
+    nothing: dict[ContentType, Usage] = dict.fromkeys(CONTENT_TYPES, Usage())
+    return TenantUsage(
+        nothing | {"media": Usage(tenant, reserved, 1)},
+        nothing | {"media": Usage(everyone, reserved, 1)},
+        own or OwnLimits(),
+    )
 
 
 @pytest.mark.parametrize(
-    ("used", "growth", "content_type", "expected"),
+    ("found", "growth", "content_type", "expected"),
     [
-        (UsedBytes(bucket=0, tenant=0, type=0, object=0), 500, "media", None),
-        (UsedBytes(bucket=0, tenant=1, type=0, object=0), 500, "media", "tenant_limit"),
-        (UsedBytes(bucket=900, tenant=0, type=0, object=0), 101, "media", "bucket_full"),
-        (UsedBytes(bucket=0, tenant=0, type=99, object=0), 2, "vision", "type_limit"),
-        (UsedBytes(bucket=2000, tenant=2000, type=2000, object=50), 0, "media", None),
-        (UsedBytes(bucket=2000, tenant=2000, type=2000, object=50), -10, "media", None),
+        (usage(0, 0), 500, "media", None),
+        (usage(1, 1), 500, "media", "tenant_limit"),
+        (usage(0, 0, reserved=1), 500, "media", "tenant_limit"),
+        (usage(0, 900), 101, "vision", "bucket_full"),
+        (usage(0, 899, reserved=1), 101, "vision", "bucket_full"),
+        (usage(0, 600), 101, "media", "type_limit"),
+        (usage(0, 0), 101, "vision", "type_limit"),
+        (usage(0, 0, own=OwnLimits(tenant_bytes=600)), 600, "media", None),
+        (usage(0, 0, own=OwnLimits(tenant_bytes=0)), 1, "media", "tenant_limit"),
+        (usage(50, 50, own=OwnLimits(type_bytes={"media": 60})), 11, "media", "type_limit"),
+        (usage(50, 50, own=OwnLimits(type_bytes={"media": 60})), 11, "vision", None),
+        (usage(0, 0, own=OwnLimits(type_bytes={"vision": 200})), 101, "vision", "type_limit"),
+        (usage(2000, 2000), 0, "media", None),
+        (usage(2000, 2000), -10, "media", None),
     ],
 )
-def test_refusal(used: UsedBytes, growth: int, content_type: str, expected: str | None) -> None:
-    """Each limit blocks by its own reason; what does not grow is never refused."""
-    assert refusal(used, LIMITS, growth, content_type) == expected  # type: ignore[arg-type]
+def test_refusal(found: TenantUsage, growth: int, content_type: ContentType, expected: str | None) -> None:
+    """Each limit blocks by its own reason, reserved bytes count, and what does not grow is never refused."""
+    assert refusal(figures(TENANT, content_type, growth, usage=found, limits=LIMITS)) == expected
 
 
 @dataclass
-class Books:
-    """A ledger in memory; a check may be made to wait or to fail."""
+class WatchedLedger(MemoryLedger):
+    """A ledger that may give way, or go down between beginning and end."""
 
-    sizes: dict[str, int] = field(default_factory=dict)
-    wait: asyncio.Event | None = None
-    down: bool = False
+    conflict: bool = False
+    commits_down: bool = False
 
-    async def used_bytes(self, tenant_id: TenantId, content_type: ContentType, key: str) -> UsedBytes:
-        """Sum up what is recorded."""
-        total = sum(self.sizes.values())
-        if self.wait:
-            await self.wait.wait()
-        if self.down:
+    async def begin(
+        self, operations: Sequence[Operation], *, limits: StorageLimits, now: datetime, until: datetime
+    ) -> Sequence[Begun]:
+        """Begin, or give way."""
+        if self.conflict:
+            raise DatabaseConflict("lock time-out")
+        return await MemoryLedger.begin(self, operations, limits=limits, now=now, until=until)
+
+    async def commit(self, outcomes: Sequence[Committed]) -> Sequence[bool]:
+        """Commit, or be down."""
+        if self.commits_down:
             raise DatabaseUnavailable("down")
-        return UsedBytes(bucket=total, tenant=total, type=total, object=self.sizes.get(key, 0))
-
-    async def record_put(self, tenant_id: TenantId, key: str, content_type: ContentType, size_bytes: int) -> None:
-        """Record a put."""
-        self.sizes[key] = size_bytes
+        return await MemoryLedger.commit(self, outcomes)
 
 
 @dataclass
-class Shelf:
-    """An object store in memory; a put may be made to fail."""
+class SlowStore(MemoryStore):
+    """A store whose puts wait for each other's permission."""
 
-    objects: dict[str, bytes] = field(default_factory=dict)
-    broken: bool = False
-
-    async def get(self, key: str) -> bytes | None:
-        """Read."""
-        return self.objects.get(key)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: int = 0
 
     async def put(self, key: str, body: bytes, *, mime: str, encoding: str | None = None) -> None:
-        """Write."""
-        if self.broken:
-            raise StorageUnavailable("broken")
-        self.objects[key] = body
-
-    async def list(self, prefix: str) -> AsyncIterator[Sequence[StoredObject]]:
-        """List nothing."""
-        yield []
+        """Put when the gate is open."""
+        self.waiting += 1
+        await self.gate.wait()
+        await MemoryStore.put(self, key, body, mime=mime, encoding=encoding)
 
 
-TENANT = TenantId(UUID(int=1))
+class Scene:
+    """A guard, its ledger and its store; `now` may be moved."""
+
+    def __init__(self, store: MemoryStore | None = None, *, patience_seconds: float = 0) -> None:
+        self.now = NOW
+        self.ledger = WatchedLedger({TENANT, OTHER})
+        self.store = store or MemoryStore()
+        self.patience_seconds = patience_seconds
+        self.guard = self.another_process()
+
+    def another_process(self, unbooked: Unbooked | None = None) -> QuotaGuardedStore:
+        """A guard on the same ledger and store."""
+        return QuotaGuardedStore(
+            self.store,
+            self.ledger,
+            LIMITS,
+            unbooked=unbooked or Unbooked(),
+            unchecked_limit_bytes=300,
+            clock=lambda: self.now,
+            patience_seconds=self.patience_seconds,
+        )
+
+    async def put(
+        self,
+        key: str,
+        size: int,
+        *,
+        tenant_id: TenantId = TENANT,
+        immutable: bool = False,
+        by: QuotaGuardedStore | None = None,
+    ) -> bool:
+        """Put a picture of a size."""
+        guard = by or self.guard
+        return await guard.put(tenant_id, key, bytes(size), content_type="media", mime="image/png", immutable=immutable)
+
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        """What the books say."""
+        return {key: entry.bytes for (_, key), entry in self.ledger.entries.items()}
+
+    @property
+    def held(self) -> int:
+        """Bytes that are held."""
+        return sum(entry.slot.held_bytes for entry in self.ledger.entries.values() if entry.slot)
 
 
-async def put(store: QuotaGuardedStore, key: str, size: int, *, immutable: bool = False) -> bool:
-    """Put an object of a size."""
-    return await store.put(TENANT, key, bytes(size), content_type="media", mime="image/png", immutable=immutable)
-
-
-async def test_puts_at_once_do_not_overshoot() -> None:
-    """Of puts that all look before any is counted, only as many go through as the limit has room for."""
-    books = Books(wait=asyncio.Event())
-    store = QuotaGuardedStore(Shelf(), books, LIMITS)
-    tasks = [asyncio.create_task(put(store, f"k{number}", 200)) for number in range(8)]
+@pytest.mark.parametrize("processes", [1, 8])
+async def test_puts_at_once_do_not_overshoot(processes: int) -> None:
+    """Of puts under way at once, in one process or many, only as many go through as the limit has room for."""
+    store = SlowStore()
+    scene = Scene(store)
+    guards = [scene.another_process() for _ in range(processes)]
+    tasks = [asyncio.create_task(scene.put(f"k{n}", 200, by=guards[n % processes])) for n in range(8)]
     await asyncio.sleep(0)
-    assert books.wait is not None
-    books.wait.set()
+    store.gate.set()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert sum(outcome is True for outcome in outcomes) == 2  # 500 bytes a tenant
-    assert sum(books.sizes.values()) <= LIMITS.tenant_bytes
-    assert all(outcome is True or isinstance(outcome, QuotaExceeded) for outcome in outcomes)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, QuotaExceeded)]
+    assert [error.reason for error in refused] == ["tenant_limit"] * 6
+    assert "400 of 500 bytes" in str(refused[0])
+    assert (sum(filter(None, scene.sizes.values())), scene.held) == (400, 0)
 
 
 async def test_a_failed_put_gives_its_room_back() -> None:
-    """A put that breaks off holds nothing afterwards."""
-    shelf, books = Shelf(broken=True), Books()
-    store = QuotaGuardedStore(shelf, books, LIMITS)
+    """S3 that refuses is asked what is there: nothing, so nothing is held afterwards."""
+    scene = Scene()
+    scene.store.broken = {"put"}
     with pytest.raises(StorageUnavailable):
-        await put(store, "a", 400)
-    shelf.broken = False
-    assert await put(store, "a", 400)
-    assert books.sizes == {"a": 400}
+        await scene.put("a", 400)
+    assert scene.sizes == {}
+    scene.store.broken = set()
+    assert await scene.put("a", 400)
+    assert scene.sizes == {"a": 400}
 
 
-async def test_a_failing_check_lets_the_upload_go_on() -> None:
-    """The books being closed does not stop an upload."""
-    shelf = Shelf()
-    assert await put(QuotaGuardedStore(shelf, Books(down=True), LIMITS), "a", 400)
-    assert shelf.objects.keys() == {"a"}
+async def test_a_put_that_only_seems_to_fail_counts() -> None:
+    """An answer that was lost does not lose the object: S3 is asked, and it is booked."""
+
+    class Losing(MemoryStore):
+        async def put(self, key: str, body: bytes, *, mime: str, encoding: str | None = None) -> None:
+            await MemoryStore.put(self, key, body, mime=mime, encoding=encoding)
+            raise StorageUnavailable("the answer was lost")
+
+    scene = Scene(Losing())
+    with pytest.raises(StorageUnavailable):
+        await scene.put("a", 400)
+    assert (scene.sizes, scene.held) == ({"a": 400}, 0)
+
+
+async def test_a_wrong_setting_holds_nothing() -> None:
+    """A put that fails for good gives its room back too."""
+
+    class NoBucket(MemoryStore):
+        async def put(self, key: str, body: bytes, *, mime: str, encoding: str | None = None) -> None:
+            raise ConfigurationError("no bucket")
+
+    scene = Scene(NoBucket())
+    with pytest.raises(ConfigurationError):
+        await scene.put("a", 400)
+    assert scene.ledger.entries == {}
+
+
+async def test_while_s3_tells_nothing_the_room_stays_held() -> None:
+    """What became of a put that nobody can tell is not guessed; when its time is up, S3 is asked."""
+    scene = Scene()
+    scene.store.broken = {"put", "head"}
+    with pytest.raises(StorageUnavailable):
+        await scene.put("a", 400)
+    assert scene.held == 400
+    with pytest.raises(QuotaExceeded):
+        await scene.put("b", 200)
+    scene.now += SLOT_LIFE
+    assert (await scene.guard.sweep(TENANT)).failed == ("a",)
+    assert scene.held == 400
+    scene.now += SLOT_LIFE
+    scene.store.broken = set()
+    [found] = (await scene.guard.sweep(TENANT)).verified
+    assert (found.key, found.after_bytes, found.overdue, found.held_bytes) == ("a", None, True, 400)
+    assert scene.ledger.entries == {}
+
+
+async def test_a_cancelled_put_is_looked_after_when_its_time_is_up() -> None:
+    """Cancellation frees nothing: S3 may have taken the object. The next put of the key finds out what is there."""
+    store = SlowStore()
+    scene = Scene(store)
+    task = asyncio.create_task(scene.put("a", 400))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    store.objects["a"] = bytes(400)  # S3 had taken it
+    store.gate.set()
+    assert scene.held == 400
+    with pytest.raises(StorageBusy):
+        await scene.put("a", 300)
+    scene.now += SLOT_LIFE
+    assert await scene.put("a", 300)
+    assert store.heads == 1
+    assert (scene.sizes, scene.held) == ({"a": 300}, 0)
+
+
+async def test_a_key_is_waited_for() -> None:
+    """A put of a key that is being put waits for a while, and then goes on."""
+    store = SlowStore()
+    scene = Scene(store, patience_seconds=5)
+    first = asyncio.create_task(scene.put("a", 100))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(scene.put("a", 200))
+    await asyncio.sleep(0)
+    assert store.waiting == 1
+    store.gate.set()
+    assert await first
+    assert await second
+    assert scene.sizes == {"a": 200}
+
+
+async def test_the_same_bytes_need_not_wait() -> None:
+    """Whoever puts an object whose key names its content goes on at once: after a crash nobody waits for the dead."""
+    store = SlowStore()
+    scene = Scene(store)
+    first = asyncio.create_task(scene.put("a", 300, immutable=True))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(scene.put("a", 300, immutable=True, by=scene.another_process()))
+    await asyncio.sleep(0)
+    assert (store.waiting, scene.held) == (2, 300)
+    store.gate.set()
+    assert all(await asyncio.gather(first, second))
+    assert (scene.sizes, scene.held) == ({"a": 300}, 0)
+
+
+async def test_other_bytes_wait_whatever_is_said_of_them() -> None:
+    """A put of another size is no put of the same bytes: it waits, also when its caller says otherwise."""
+    scene = Scene(SlowStore())
+    first = asyncio.create_task(scene.put("a", 300, immutable=True))
+    await asyncio.sleep(0)
+    with pytest.raises(StorageBusy):
+        await scene.put("a", 400, immutable=True)
+    first.cancel()
 
 
 async def test_what_is_there_is_not_sent_again() -> None:
     """An object whose key names its content is sent once; one that may change is sent again."""
-    store = QuotaGuardedStore(Shelf(), Books(), LIMITS)
-    assert [await put(store, "a", 10, immutable=True) for _ in range(2)] == [True, False]
-    assert [await put(store, "b", 10) for _ in range(2)] == [True, True]
+    scene = Scene()
+    assert [await scene.put("a", 10, immutable=True) for _ in range(2)] == [True, False]
+    assert [await scene.put("b", 10) for _ in range(2)] == [True, True]
+
+
+async def test_deletes_count_down_and_say_so_twice() -> None:
+    """A deleted object counts no more; deleting it again changes nothing; one that is being put is left alone."""
+    store = SlowStore()
+    store.gate.set()
+    scene = Scene(store)
+    await scene.put("a", 400)
+    assert (await scene.guard.delete(TENANT, [("a", "media")])).freed_bytes == 400
+    assert (await scene.guard.delete(TENANT, [("a", "media")])).freed_bytes == 0
+    assert (scene.sizes, store.objects) == ({}, {})
+    store.gate.clear()
+    task = asyncio.create_task(scene.put("a", 500))
+    await asyncio.sleep(0)
+    deletion = await scene.guard.delete(TENANT, [("a", "media")])
+    assert (deletion.deleted, deletion.busy) == ((), ("a",))
+    store.gate.set()
+    assert await task
+
+
+async def test_a_failing_check_lets_uploads_go_on_up_to_a_cap() -> None:
+    """While the ledger is down puts go on until the process has made too many; they are booked when it is back."""
+    scene = Scene()
+    scene.ledger.down = True
+    assert await scene.put("a", 200)
+    assert await scene.put("b", 100, tenant_id=OTHER)
+    with pytest.raises(DatabaseUnavailable):
+        await scene.put("c", 1)
+    assert scene.store.objects.keys() == {"a", "b"}
+    scene.ledger.down = False
+    assert await scene.put("d", 1)
+    assert scene.sizes == {"a": 200, "b": 100, "d": 1}
+    assert scene.ledger.unchecked == {TENANT: 1, OTHER: 1}
+    assert (scene.guard.unbooked.operations, scene.guard.unbooked.unchecked_bytes) == ([], 0)
+    scene.ledger.down = True
+    assert await scene.put("e", 300), "what is booked leaves room for others"
+
+
+async def test_a_tenant_that_goes_meanwhile_holds_up_nobody() -> None:
+    """What was put unchecked for a tenant that is gone when the ledger comes back is nobody's concern any more."""
+    scene = Scene()
+    scene.ledger.down = True
+    assert await scene.put("a", 200, tenant_id=OTHER)
+    assert await scene.put("b", 100)
+    scene.ledger.down = False
+    scene.ledger.tenants.remove(OTHER)
+    assert await scene.put("c", 10)
+    assert scene.sizes == {"b": 100, "c": 10}
+    assert (scene.guard.unbooked.operations, scene.guard.unbooked.unchecked_bytes) == ([], 0)
+
+
+async def test_the_cap_holds_for_puts_at_once_and_for_all_guards_of_a_process() -> None:
+    """Bytes that are on their way without a check count too, whichever guard lets them through."""
+    store = SlowStore()
+    scene = Scene(store)
+    scene.ledger.down = True
+    unbooked = Unbooked()
+    guards = [scene.another_process(unbooked) for _ in range(4)]
+    tasks = [asyncio.create_task(scene.put(f"k{n}", 100, by=guards[n])) for n in range(4)]
+    await asyncio.sleep(0)
+    store.gate.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert sum(outcome is True for outcome in outcomes) == 3
+    assert sum(isinstance(outcome, DatabaseUnavailable) for outcome in outcomes) == 1
+
+
+async def test_a_time_out_is_not_a_ledger_that_is_down() -> None:
+    """Who only gives way to others lets nothing through unchecked."""
+    scene = Scene()
+    scene.ledger.conflict = True
+    with pytest.raises(DatabaseConflict):
+        await scene.put("a", 1)
+    assert scene.store.objects == {}
+
+
+async def test_a_put_that_cannot_be_booked_is_booked_later() -> None:
+    """The object is there, so the put has worked; its room stays held until the ledger is back, and then it counts."""
+    scene = Scene()
+    scene.ledger.commits_down = True
+    assert await scene.put("a", 400)
+    assert scene.held == 400
+    scene.ledger.commits_down = False
+    await scene.put("b", 1)
+    assert (scene.sizes, scene.held) == ({"a": 400, "b": 1}, 0)
+
+
+async def test_a_put_that_is_cancelled_while_it_is_booked_is_booked_later() -> None:
+    """Whether the books were made before the cancellation nobody knows; the next call that works has a look."""
+
+    class Stalling(WatchedLedger):
+        async def commit(self, outcomes: Sequence[Committed]) -> Sequence[bool]:
+            if outcomes[0].operation.kind == "put":
+                await asyncio.Event().wait()
+            return await WatchedLedger.commit(self, outcomes)
+
+    scene = Scene()
+    scene.ledger = scene.guard.ledger = Stalling({TENANT, OTHER})
+    task = asyncio.create_task(scene.put("a", 400))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert scene.held == 400
+    assert (await scene.guard.verify(TENANT, [("b", "media")])).verified
+    assert (scene.sizes, scene.held) == ({"a": 400}, 0)
+
+
+async def test_a_slot_that_was_lost_is_looked_at_again() -> None:
+    """Whoever finds its slot swept has S3 asked anew: the one who swept may have looked too early."""
+    store = SlowStore()
+    scene = Scene(store)
+    task = asyncio.create_task(scene.put("a", 400))
+    await asyncio.sleep(0)
+    scene.now += SLOT_LIFE
+    assert [one.after_bytes for one in (await scene.guard.sweep(TENANT)).verified] == [None]
+    assert scene.ledger.entries == {}
+    store.gate.set()
+    assert await task
+    assert scene.sizes == {"a": 400}
+
+
+async def test_verdict() -> None:
+    """The verdict tells reason and figures, and holds nothing; a check that fails allows."""
+    scene = Scene()
+    await scene.put("a", 400)
+    allowed = await scene.guard.check_quota_before_upload(TENANT, 100, "media")
+    assert (allowed.allowed, allowed.reason) == (True, None)
+    refused = await scene.guard.check_quota_before_upload(TENANT, 101, "media")
+    assert refused.figures
+    assert (refused.allowed, refused.reason, refused.figures.tenant.taken_bytes) == (False, "tenant_limit", 400)
+    assert scene.held == 0
+    with pytest.raises(TenantUnknown):
+        await scene.guard.check_quota_before_upload(TenantId(UUID(int=9)), 1, "media")
+    scene.ledger.down = True
+    assert (await scene.guard.check_quota_before_upload(TENANT, 10_000, "media")).allowed
+
+
+async def test_usage_is_cached_for_readers_only() -> None:
+    """A reader sees figures up to 15 minutes old; a check never does."""
+    scene = Scene()
+    assert (await scene.guard.get_tenant_usage(TENANT)).types["media"].total_bytes == 0
+    await scene.put("a", 400)
+    scene.now += timedelta(minutes=14)
+    assert (await scene.guard.get_tenant_usage(TENANT)).types["media"].total_bytes == 0
+    assert not (await scene.guard.check_quota_before_upload(TENANT, 101, "media")).allowed
+    scene.now += timedelta(minutes=1)
+    assert (await scene.guard.get_tenant_usage(TENANT)).types["media"].total_bytes == 400
+
+
+async def test_a_tenant_that_is_not_there() -> None:
+    """Nothing is put for a tenant that does not exist."""
+    scene = Scene()
+    with pytest.raises(TenantUnknown):
+        await scene.put("a", 1, tenant_id=TenantId(UUID(int=9)))
+    assert scene.store.objects == {}

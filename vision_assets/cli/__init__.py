@@ -2,6 +2,8 @@
 
 import typer
 
+from vision_assets.cli import budget, quota
+from vision_assets.cli.cleanup import cleanup
 from vision_assets.cli.demo import demo
 from vision_assets.cli.imports import import_export, import_folder
 from vision_assets.cli.materialize import materialize
@@ -31,4 +33,7 @@ app.command("import")(import_export)
 app.command("import-folder")(import_folder)
 app.command("materialize")(materialize)
 app.command("search")(search)
+app.command("cleanup")(cleanup)
+app.add_typer(quota.app, name="quota")
+app.add_typer(budget.app, name="budget")
 app.command("demo")(demo)

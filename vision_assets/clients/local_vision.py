@@ -35,10 +35,12 @@ class LocalVision:
         name: Part of the S3 key.
         model: Part of the S3 key.
         fingerprint: Of this code, Tesseract's version and its languages.
+        estimated_tokens: None: it costs nothing.
     """
 
     name = "local"
     model = f"rules-{_CODE_VERSION}"
+    estimated_tokens = None
 
     def __init__(self, tesseract: Tesseract, *, threads: int) -> None:
         self._tesseract = tesseract

@@ -1,20 +1,34 @@
 """How a stored picture gets its result: the exact one in S3, else a near-duplicate's, else the provider's.
 
-What is not here: what counts as the same picture (`neighbours.py`) and what a result is (`vision.py`).
+What is not here: what counts as the same picture (`neighbours.py`), what a result is (`vision.py`), and the budget of a
+provider that costs (`paid_calls.py`).
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
 import structlog
 
-from vision_assets.core.errors import InputRejected, MediaMissing, QuotaExceeded
+from vision_assets.core.budget import Hold, TokenEstimate
+from vision_assets.core.budget_gate import BudgetGate
+from vision_assets.core.errors import (
+    BudgetExceeded,
+    CallDeferred,
+    CallInFlight,
+    ConfigurationError,
+    InputRejected,
+    MediaMissing,
+    QuotaExceeded,
+    StorageBusy,
+    StorageUnavailable,
+)
+from vision_assets.core.guarded_store import QuotaGuardedStore
 from vision_assets.core.neighbours import Fingerprint, distance_bits, same_picture
-from vision_assets.core.quota import QuotaGuardedStore
+from vision_assets.core.paid_calls import WAITS_SECONDS, PaidCalls
 from vision_assets.core.storage import ObjectStore
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import (
@@ -86,6 +100,8 @@ class VisionReport:
         methods: Results by how they came: `new`, `cache_hit`, `near_duplicate`.
         statuses: Results by status: `ok`, `partial`, `error`.
         kinds: Results by kind of picture.
+        deferred: Calls that the budget did not let through, by reason; the pictures stay to do.
+        estimate: What a call was held at; None: calls cost nothing, or the ledger could not be reached.
         failures: Transient faults; the pictures stay to do.
     """
 
@@ -93,6 +109,8 @@ class VisionReport:
     statuses: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    deferred: Counter[str] = field(default_factory=Counter)
+    estimate: TokenEstimate | None = None
     analyses: int = 0
     puts: int = 0
     put_bytes: int = 0
@@ -148,6 +166,14 @@ class VisionLedger(Protocol):
         """Forget a picture whose object is gone from S3, so that its references are to do again."""
         ...
 
+    async def is_analysed(self, tenant_id: TenantId, sha256: str, *, provider: VisionProvider) -> bool:
+        """Tell whether there is a result, or an error, of this provider at this fingerprint."""
+        ...
+
+    async def record_deferred(self, tenant_id: TenantId, reasons: Mapping[str, int]) -> None:
+        """Count calls that the budget did not let through."""
+        ...
+
 
 def may_be_donor(analysis: Analysis) -> bool:
     """Decide whether a result may be given to a copy of its picture.
@@ -184,6 +210,7 @@ class VisionPass:
     """One pass over a tenant's pictures.
 
     Attributes:
+        gate: Before calls that cost; None will do for a provider whose calls cost nothing.
         concurrency: Pictures fetched and given to the provider at once.
         on_progress: Called with the number of pictures done since the last call.
     """
@@ -193,20 +220,31 @@ class VisionPass:
     store: ObjectStore
     quota: QuotaGuardedStore
     ledger: VisionLedger
+    gate: BudgetGate | None = None
     concurrency: int = 2
     on_progress: Callable[[int], None] = lambda _: None
     report: VisionReport = field(default_factory=VisionReport)
     _calls: asyncio.Semaphore = field(init=False)
+    _paid: PaidCalls | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._calls = asyncio.Semaphore(self.concurrency)
+        if self.provider.estimated_tokens:
+            if self.gate is None:
+                raise ConfigurationError(
+                    f"Calls to {self.provider.name} cost tokens, and no budget stands before them."
+                )
+            self._paid = PaidCalls(self.gate, self.tenant_id, self.provider)
 
     async def analyse_media(self) -> VisionReport:
         """Give every picture that has none a result of this provider.
 
         A bad picture becomes a dead letter; a transient fault leaves its picture to do and is reported. When a whole
-        page fails, something is down for all of them, and the pass ends.
+        page fails, something is down for all of them, and the pass ends. What the budget does not let through stays to
+        do too, while cached and reused results go on.
         """
+        if self._paid is not None:
+            await self._paid.begin()
         after = (-1, -1, "")
         while page := await self.ledger.unanalysed(
             self.tenant_id, provider=self.provider, after=after, limit=PAGE_SIZE
@@ -220,6 +258,9 @@ class VisionPass:
                     under_way[medium.sha256] = group.create_task(self._one(medium, under_way))
             if len(self.report.failures) - failed_before == len(page):
                 break
+        if self.report.deferred:
+            await self.ledger.record_deferred(self.tenant_id, self.report.deferred)
+        self.report.estimate = self._paid.estimate if self._paid else None
         return self.report
 
     async def _one(self, medium: Medium, under_way: dict[str, asyncio.Task[None]]) -> None:
@@ -238,7 +279,10 @@ class VisionPass:
         except MediaMissing as error:
             log.exception("vision.object_lost", error_type=type(error).__name__)
             self.report.reasons[error.reason] += 1
+            await self.quota.verify(self.tenant_id, [(medium.s3_key, "media")])
             await self.ledger.record_object_lost(self.tenant_id, medium.sha256, error, stage="vision_results")
+        except CallDeferred as error:
+            self.report.deferred[error.reason] += 1
         except InputRejected as error:
             log.warning("vision.rejected", reason=error.reason, error_type=type(error).__name__, exc_info=True)
             self.report.statuses["error"] += 1
@@ -262,13 +306,55 @@ class VisionPass:
             log.info("vision.near_duplicate", donor_sha256=donor.sha256)
             await self._keep(medium, donor.result.analysis, donor=donor)
             return
-        async with self._calls:
-            content = await self.store.get(medium.s3_key)
-            if content is None:
-                raise MediaMissing(
-                    f"{medium.s3_key} is not in S3 any more; the next run stores it again from its source"
-                )
-            analysis = await self.provider.analyze(content, mime=medium.mime)
+        if self._paid is None:
+            async with self._calls:
+                analysis = await self.provider.analyze(await self._content(medium), mime=medium.mime)
+            await self._keep_new(medium, analysis)
+        else:
+            await self._pay(medium, self._paid)
+
+    async def _content(self, medium: Medium) -> bytes:
+        content = await self.store.get(medium.s3_key)
+        if content is None:
+            raise MediaMissing(f"{medium.s3_key} is not in S3 any more; the next run stores it again from its source")
+        return content
+
+    async def _pay(self, medium: Medium, paid: PaidCalls) -> None:
+        """Have a picture looked at for tokens, unless somebody else does or has done just now."""
+        for wait_seconds in (*WAITS_SECONDS, None):
+            try:
+                async with self._calls:
+                    await self._pay_under(await paid.hold(medium.sha256), medium, paid)
+                return
+            except CallInFlight as error:
+                if wait_seconds is None:
+                    raise CallDeferred("in_flight") from error
+            except BudgetExceeded as error:
+                if wait_seconds is None:
+                    raise CallDeferred(error.reason) from error
+            await paid.gate.sleep(wait_seconds)
+            if await self._take_from_cache(medium):
+                return
+
+    async def _pay_under(self, hold: Hold, medium: Medium, paid: PaidCalls) -> None:
+        # Who held this call before us has settled it after writing its result, so that is to be seen now.
+        try:
+            done = await self._take_from_cache(medium) or await self.ledger.is_analysed(
+                self.tenant_id, medium.sha256, provider=self.provider
+            )
+        except BaseException:
+            await paid.release(hold)
+            raise
+        if done:
+            await paid.release(hold)
+            return
+        analysis = await paid.call(hold, lambda: self._content(medium), mime=medium.mime)
+        try:
+            await self._keep_new(medium, analysis)
+        finally:
+            await paid.settle(hold, analysis.tokens_used)
+
+    async def _keep_new(self, medium: Medium, analysis: Analysis) -> None:
         self.report.analyses += 1
         self.report.tokens += analysis.tokens_used
         await self._keep(medium, analysis)
@@ -323,20 +409,24 @@ class VisionPass:
     async def _put(self, medium: Medium, result: VisionResult, *, how: str) -> None:
         key: str | None = self._key(medium)
         body = result.to_gzip()
-        reason = None
+        reason, fault = None, None
         try:
             await self.quota.put(
                 self.tenant_id, str(key), body, content_type="vision", mime="application/json", encoding="gzip"
             )
             self.report.puts += 1
             self.report.put_bytes += len(body)
-        except QuotaExceeded as error:
+        except (QuotaExceeded, StorageBusy) as error:
             # What was paid for is kept in Postgres; each run tries the put again.
             key, reason = None, error.reason
             self.report.reasons[reason] += 1
+        except StorageUnavailable as error:
+            key, reason, fault = None, "storage_unavailable", error
         await self.ledger.record_result(
             self.tenant_id, result, how=how, s3_key=key, s3_bytes=len(body) if key else None, reason=reason
         )
+        if fault is not None:
+            raise fault
         self._count(medium, result, method=how)
 
     def _key(self, medium: Medium) -> str:

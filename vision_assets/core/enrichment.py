@@ -15,8 +15,8 @@ from uuid import UUID
 
 import structlog
 
-from vision_assets.core.errors import QuotaExceeded, TransientError
-from vision_assets.core.quota import QuotaGuardedStore
+from vision_assets.core.errors import QuotaExceeded, StorageBusy, TransientError
+from vision_assets.core.guarded_store import QuotaGuardedStore
 from vision_assets.core.storage import album_key
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import VisionResult
@@ -205,7 +205,7 @@ class EnrichmentPass:
         body = json.dumps(row.data, ensure_ascii=False, sort_keys=True).encode()
         try:
             await self.quota.put(self.tenant_id, key, body, content_type="vision", mime="application/json")
-        except QuotaExceeded as error:
+        except (QuotaExceeded, StorageBusy) as error:
             log.warning("album.summary_blocked", post_id=str(post.post_id), reason=error.reason)
             # Another hash than the inputs' own: the next run comes by again.
             return replace(row, params_hash=f"{row.params_hash} without summary")

@@ -4,20 +4,29 @@
     ├── PermanentError               a retry will not help
     │   ├── InputRejected            one bad input: it goes to the dead letters, its batch goes on
     │   │   ├── MediaMissing         nothing usable at the source now (it may come later)
-    │   │   └── ExportInvalid        a Telegram export that cannot be read
+    │   │   ├── ExportInvalid        a Telegram export that cannot be read
+    │   │   ├── AnswerRefused        the provider billed the call and will not answer
+    │   │   └── TooManyAttempts      calls about it ended without a trace too often
     │   ├── ConfigurationError       a setting is absent or wrong
     │   ├── PartFailed               an embedded part did not start or stop (`devstack/processes.py`)
     │   ├── TenantUnknown            no such tenant, or it is not active
-    │   └── QuotaExceeded            the put would break a storage limit
+    │   ├── QuotaExceeded            the put would break a storage limit
+    │   └── BudgetExceeded           the call would break a token budget; not before the window resets
     └── TransientError               the same call may work later
         ├── StorageUnavailable       S3 did not answer, or answered with a fault of its own
+        ├── StorageBusy              another operation has the object
+        ├── CleanupUnderWay          another clean-up of the storage runs
         ├── DatabaseUnavailable      Postgres did not answer
-        ├── DatabaseConflict         Postgres gave way to another transaction: deadlock, serialisation, lock time-out
+        ├── DatabaseConflict         Postgres gave way to another transaction: deadlock, serialisation, time-out
         ├── IndexUnavailable         Qdrant did not answer
-        └── ProviderUnavailable      a vision provider did not answer
+        ├── ProviderUnavailable      a vision provider did not answer
+        ├── CallInFlight             somebody else makes the same call
+        └── CallDeferred             the budget has no room, or cannot be asked: the call stays to be made
 
 What does not belong here: anything that decides what to do about an error.
 """
+
+from datetime import datetime
 
 
 class VisionAssetsError(Exception):
@@ -67,6 +76,42 @@ class ExportInvalid(InputRejected):
     """A Telegram export cannot be read, or not to its end."""
 
 
+class AnswerRefused(InputRejected):
+    """The provider looked at the input, billed the call and will not answer.
+
+    Attributes:
+        tokens_used: As billed.
+    """
+
+    def __init__(self, reason: str, message: str, *, tokens_used: int) -> None:
+        """Keep what it cost beside the text.
+
+        Args:
+            reason: Machine-readable code.
+            message: For people.
+            tokens_used: As billed.
+        """
+        super().__init__(reason, message)
+        self.tokens_used = tokens_used
+
+
+class TooManyAttempts(InputRejected):
+    """Calls about one subject ended without a trace too often: they may bring their workers down, or never answer."""
+
+    def __init__(self, subject: str, attempts: int) -> None:
+        """Say what it is about.
+
+        Args:
+            subject: As in the hold.
+            attempts: Calls whose holds expired.
+        """
+        super().__init__(
+            "too_many_attempts",
+            f"{attempts} calls about {subject} ended without a trace, and none is made any more. Look in the log "
+            "for what happened to them.",
+        )
+
+
 class ConfigurationError(PermanentError):
     """A setting is absent or wrong; the text says which and what to write."""
 
@@ -93,8 +138,60 @@ class QuotaExceeded(PermanentError):
         self.reason = reason
 
 
+class BudgetExceeded(PermanentError):
+    """The call would break a token budget; nothing was held.
+
+    Attributes:
+        reason: `daily_limit`, `monthly_limit`, `global_limit` or `rate_limited`.
+        remaining_tokens: In the tightest window; None without any limit on tokens.
+        reset_at: Aware UTC; the same call is not let through before. None when that hangs on calls under way.
+    """
+
+    def __init__(
+        self, reason: str, *, needed_tokens: int, remaining_tokens: int | None, reset_at: datetime | None
+    ) -> None:
+        """Keep the figures beside the text.
+
+        Args:
+            reason: `daily_limit`, `monthly_limit`, `global_limit` or `rate_limited`.
+            needed_tokens: Estimate of the call.
+            remaining_tokens: In the tightest window; None without any limit on tokens.
+            reset_at: Aware UTC; None when it hangs on calls under way.
+        """
+        left = "no limit on tokens" if remaining_tokens is None else f"{remaining_tokens} left"
+        when = "as soon as a call under way ends" if reset_at is None else f"at {reset_at:%Y-%m-%d %H:%M} UTC"
+        super().__init__(f"The token budget refuses a call of {needed_tokens} tokens ({reason}, {left}); again {when}.")
+        self.reason = reason
+        self.remaining_tokens = remaining_tokens
+        self.reset_at = reset_at
+
+
 class StorageUnavailable(TransientError):
     """S3 did not answer, or answered with a fault of its own."""
+
+
+class StorageBusy(TransientError):
+    """Another operation has the object, or had it and never came back.
+
+    Attributes:
+        reason: `busy`.
+    """
+
+    reason = "busy"
+
+    def __init__(self, key: str, until: datetime) -> None:
+        """Say which and how long.
+
+        Args:
+            key: Of the object.
+            until: Aware UTC; afterwards the operation is taken over, should it never come back.
+        """
+        super().__init__(f"{key} is held by another operation until {until:%H:%M:%S} UTC at the latest.")
+        self.until = until
+
+
+class CleanupUnderWay(TransientError):
+    """Another clean-up of the storage runs."""
 
 
 class DatabaseUnavailable(TransientError):
@@ -102,7 +199,7 @@ class DatabaseUnavailable(TransientError):
 
 
 class DatabaseConflict(TransientError):
-    """Postgres gave way to another transaction: deadlock, serialisation failure or lock time-out."""
+    """Postgres gave way to another transaction: deadlock, serialisation failure, lock or statement time-out."""
 
 
 class IndexUnavailable(TransientError):
@@ -110,4 +207,53 @@ class IndexUnavailable(TransientError):
 
 
 class ProviderUnavailable(TransientError):
-    """A vision provider did not answer."""
+    """A vision provider did not answer.
+
+    Attributes:
+        sent: The call may have been billed; False: it certainly was not.
+    """
+
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        """Keep whether it may have cost beside the text.
+
+        Args:
+            message: For people.
+            sent: The call may have been billed; False: it certainly was not.
+        """
+        super().__init__(message)
+        self.sent = sent
+
+
+class CallInFlight(TransientError):
+    """Somebody else makes the same call now, or what became of it is not known yet.
+
+    Attributes:
+        until: Aware UTC; afterwards the call may be made again.
+    """
+
+    def __init__(self, until: datetime, subject: str | None) -> None:
+        """Keep the moment beside the text.
+
+        Args:
+            until: Aware UTC; afterwards the call may be made again.
+            subject: What the call is about.
+        """
+        super().__init__(f"The call about {subject} is made by somebody else until {until:%H:%M:%S} UTC at the latest.")
+        self.until = until
+
+
+class CallDeferred(TransientError):
+    """A call that costs is not made now, and stays to be made.
+
+    Attributes:
+        reason: `daily_limit`, `monthly_limit`, `global_limit`, `rate_limited`, `in_flight` or `ledger_unavailable`.
+    """
+
+    def __init__(self, reason: str) -> None:
+        """Keep the code beside the text.
+
+        Args:
+            reason: `daily_limit`, `monthly_limit`, `global_limit`, `rate_limited`, `in_flight` or `ledger_unavailable`.
+        """
+        super().__init__(f"The call is made later ({reason}).")
+        self.reason = reason

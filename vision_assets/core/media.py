@@ -15,9 +15,9 @@ from uuid import UUID
 import structlog
 
 from vision_assets.core.errors import InputRejected, MediaMissing, QuotaExceeded
+from vision_assets.core.guarded_store import QuotaGuardedStore
 from vision_assets.core.phash import ALGORITHM, PerceptualHash, perceptual_hash
 from vision_assets.core.pictures import PictureHeader, decode_upright, probe
-from vision_assets.core.quota import QuotaGuardedStore
 from vision_assets.core.storage import ObjectStore, media_key
 from vision_assets.core.tenants import TenantId
 
@@ -286,6 +286,7 @@ class MediaPass:
             lost = MediaMissing(f"{stored.s3_key} is not in S3 any more; the next run stores it again from its source")
             log.warning("media.object_lost", error=str(lost))
             report.reasons["object_lost"] += 1
+            await self.quota.verify(self.tenant_id, [(stored.s3_key, "media")])
             await self.ledger.record_object_lost(self.tenant_id, stored.sha256, lost, stage="phash_index")
             return None
         async with self._decoding:

@@ -1,20 +1,16 @@
-"""The storage quota: whether a put may be made, and what a tenant has stored.
+"""The storage quota: limits, what counts against them, and whether usage may grow.
 
-What is not here: the recount from S3 (`reconcile.py`) and the tables (`clients/postgres/ledger.py`).
+What is not here: operations on objects and the ledger (`object_ledger.py`), and their steps (`guarded_store.py`).
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import count
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
-import structlog
-
-from vision_assets.core.errors import QuotaExceeded, TransientError
-from vision_assets.core.storage import ContentType, ObjectStore
+from vision_assets.core.storage import CONTENT_TYPES, ContentType
 from vision_assets.core.tenants import TenantId
 
-log = structlog.get_logger(__name__)
+RefusalReason = Literal["bucket_full", "tenant_limit", "type_limit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,176 +19,139 @@ class StorageLimits:
 
     bucket_bytes: int
     tenant_bytes: int
-    type_bytes: dict[ContentType, int]
+    type_bytes: Mapping[ContentType, int]
 
 
 @dataclass(frozen=True, slots=True)
-class UsedBytes:
-    """What a check compares with the limits.
+class OwnLimits:
+    """Where a tenant's limits differ from those of all.
 
     Attributes:
-        object: What is already counted under the key that is about to be put.
+        tenant_bytes: In the place of `StorageLimits.tenant_bytes`; None: as for all.
+        type_bytes: Of this tenant's objects of a type; beside the limit of the type over all tenants.
     """
 
-    bucket: int
-    tenant: int
-    type: int
-    object: int
-
-
-class UsageLedger(Protocol):
-    """What is known to lie in S3, by object key."""
-
-    async def used_bytes(self, tenant_id: TenantId, content_type: ContentType, key: str) -> UsedBytes:
-        """Sum up usage for one check.
-
-        Raises:
-            DatabaseUnavailable: Transient.
-        """
-        ...
-
-    async def record_put(self, tenant_id: TenantId, key: str, content_type: ContentType, size_bytes: int) -> None:
-        """Count an object that was put: once however often it is said, an overwrite by the difference."""
-        ...
-
-
-def refusal(used: UsedBytes, limits: StorageLimits, growth_bytes: int, content_type: ContentType) -> str | None:
-    """Decide whether usage may grow.
-
-    Args:
-        growth_bytes: New size less the size that is already counted under the same key.
-
-    Returns:
-        None, or `bucket_full`, `tenant_limit` or `type_limit`. What does not grow is never refused.
-    """
-    if growth_bytes <= 0:
-        return None
-    if used.bucket + growth_bytes > limits.bucket_bytes:
-        return "bucket_full"
-    if used.tenant + growth_bytes > limits.tenant_bytes:
-        return "tenant_limit"
-    if used.type + growth_bytes > limits.type_bytes[content_type]:
-        return "type_limit"
-    return None
+    tenant_bytes: int | None = None
+    type_bytes: Mapping[ContentType, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class _Hold:
-    """Bytes of a put of this process that is under way."""
+class Usage:
+    """What is stored of one content type.
 
-    tenant_id: TenantId
-    content_type: ContentType
-    bytes: int
-
-
-@dataclass(slots=True)
-class QuotaGuardedStore:
-    """The only way to put an object: asks the quota before, and counts the bytes after.
-
-    Puts of this process that began earlier and are under way are held against the limits. What other processes have
-    under way is not: their puts of that moment may go over a limit.
+    Attributes:
+        reserved_bytes: Held for operations that are under way.
     """
 
-    store: ObjectStore
-    ledger: UsageLedger
-    limits: StorageLimits
-    _holds: dict[int, _Hold] = field(default_factory=dict)
-    _tickets: Iterator[int] = field(default_factory=count)
+    total_bytes: int = 0
+    reserved_bytes: int = 0
+    objects_count: int = 0
 
-    async def put(
-        self,
-        tenant_id: TenantId,
-        key: str,
-        body: bytes,
-        *,
-        content_type: ContentType,
-        mime: str,
-        encoding: str | None = None,
-        immutable: bool = False,
-    ) -> bool:
-        """Put an object within the tenant's quota.
+    @property
+    def taken_bytes(self) -> int:
+        """What counts against the limits."""
+        return self.total_bytes + self.reserved_bytes
 
-        Args:
-            immutable: The key names the content, so an object that is counted with this size is there already.
 
-        Returns:
-            Whether anything was sent.
+@dataclass(frozen=True, slots=True)
+class TenantUsage:
+    """What a tenant has stored, and the limits of its own.
 
-        Raises:
-            QuotaExceeded: Nothing was put.
-            StorageUnavailable: Transient; a repeated put of the same key is safe.
-        """
-        earlier = list(self._holds.values())
-        ticket = next(self._tickets)
-        # Held before the check: of two puts at once the later one counts the earlier one, whatever each waits for.
-        self._holds[ticket] = _Hold(tenant_id, content_type, len(body))
-        try:
-            growth = await self.check_quota_before_upload(tenant_id, len(body), content_type, key=key, holds=earlier)
-            if immutable and growth == 0:
-                return False
-            await self.store.put(key, body, mime=mime, encoding=encoding)
-            await self.ledger.record_put(tenant_id, key, content_type, len(body))
-        finally:
-            del self._holds[ticket]
-        return True
+    Attributes:
+        types: Of this tenant; every type is there.
+        everyone: Of all tenants together; every type is there.
+    """
 
-    async def check_quota_before_upload(
-        self,
-        tenant_id: TenantId,
-        size_bytes: int,
-        content_type: ContentType,
-        *,
-        key: str,
-        holds: Sequence[_Hold] = (),
-    ) -> int:
-        """Ask whether an object of this size may be put.
+    types: Mapping[ContentType, Usage]
+    everyone: Mapping[ContentType, Usage]
+    own: OwnLimits = OwnLimits()
 
-        A quota that is exceeded blocks. A check that fails lets the upload go on: the next recount corrects the books.
 
-        Args:
-            holds: Of puts that count as done.
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Bytes taken so far beside their limit; None: there is none."""
 
-        Returns:
-            Bytes by which usage will grow; negative when the object becomes smaller.
+    taken_bytes: int
+    limit_bytes: int | None
 
-        Raises:
-            QuotaExceeded: The put would break a limit.
-        """
-        try:
-            used = await self.ledger.used_bytes(tenant_id, content_type, key)
-        except TransientError as error:
-            log.warning(
-                "quota.check_failed",
-                key=key,
-                size_bytes=size_bytes,
-                error_type=type(error).__name__,
-                outcome="upload goes on",
-                exc_info=True,
-            )
-            return size_bytes
-        growth = size_bytes - used.object
-        used = replace(
-            used,
-            bucket=used.bucket + sum(hold.bytes for hold in holds),
-            tenant=used.tenant + sum(hold.bytes for hold in holds if hold.tenant_id == tenant_id),
-            type=used.type + sum(hold.bytes for hold in holds if hold.content_type == content_type),
-        )
-        if (reason := refusal(used, self.limits, growth, content_type)) is not None:
-            log.warning(
-                "quota.blocked",
-                reason=reason,
-                key=key,
-                content_type=content_type,
-                growth_bytes=growth,
-                bucket_bytes=used.bucket,
-                tenant_bytes=used.tenant,
-                type_bytes=used.type,
-            )
-            raise QuotaExceeded(
-                reason,
-                f"{key} needs {growth} more bytes and would break the storage limit ({reason}): the tenant uses "
-                f"{used.tenant} of {self.limits.tenant_bytes} bytes, {content_type} {used.type} of "
-                f"{self.limits.type_bytes[content_type]}, the bucket {used.bucket} of {self.limits.bucket_bytes}. "
-                "Raise the limit or delete objects; the next run tries again.",
-            )
-        return growth
+    def overflows(self, growth_bytes: int) -> bool:
+        """Tell whether growth would break the limit."""
+        return self.limit_bytes is not None and self.taken_bytes + growth_bytes > self.limit_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a check compares, stored and reserved bytes together.
+
+    Attributes:
+        growth_bytes: New size less the size that is counted under the same key.
+        type: Of the content type over all tenants.
+        own_type: Of the content type, this tenant's.
+    """
+
+    content_type: ContentType
+    growth_bytes: int
+    bucket: Level
+    tenant: Level
+    type: Level
+    own_type: Level
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaVerdict:
+    """Whether an object may be put at this moment; nothing is held for it.
+
+    Attributes:
+        figures: None when the ledger could not be asked: then the put is allowed.
+    """
+
+    allowed: bool
+    reason: RefusalReason | None = None
+    figures: Figures | None = None
+
+
+def figures(
+    tenant_id: TenantId,
+    content_type: ContentType,
+    growth_bytes: int,
+    *,
+    usage: TenantUsage,
+    limits: StorageLimits,
+    held: Mapping[tuple[TenantId, ContentType], int] | None = None,
+) -> Figures:
+    """Put together what a check compares.
+
+    Args:
+        growth_bytes: New size less the size that is counted under the same key.
+        held: Bytes that are reserved beside those in `usage`.
+    """
+    held = held or {}
+    own = usage.own
+    of_all = {name: usage.everyone[name].taken_bytes for name in CONTENT_TYPES}
+    of_tenant = {name: usage.types[name].taken_bytes for name in CONTENT_TYPES}
+    for (holder, name), more_bytes in held.items():
+        of_all[name] += more_bytes
+        if holder == tenant_id:
+            of_tenant[name] += more_bytes
+    return Figures(
+        content_type=content_type,
+        growth_bytes=growth_bytes,
+        bucket=Level(sum(of_all.values()), limits.bucket_bytes),
+        tenant=Level(sum(of_tenant.values()), limits.tenant_bytes if own.tenant_bytes is None else own.tenant_bytes),
+        type=Level(of_all[content_type], limits.type_bytes[content_type]),
+        own_type=Level(of_tenant[content_type], own.type_bytes.get(content_type)),
+    )
+
+
+def refusal(figures: Figures) -> RefusalReason | None:
+    """Decide whether usage may grow; what does not grow is never refused."""
+    growth_bytes = figures.growth_bytes
+    if growth_bytes <= 0:
+        return None
+    if figures.bucket.overflows(growth_bytes):
+        return "bucket_full"
+    if figures.tenant.overflows(growth_bytes):
+        return "tenant_limit"
+    if figures.type.overflows(growth_bytes) or figures.own_type.overflows(growth_bytes):
+        return "type_limit"
+    return None

@@ -1,16 +1,19 @@
 """Where objects lie in S3, and what the core needs of an object store.
 
-What is not here: limits and usage (`quota.py`), and any real store (`clients/s3.py`).
+What is not here: limits and usage (`quota.py`, `guarded_store.py`), and any real store (`clients/s3.py`).
 """
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from datetime import datetime
+from typing import Literal, Protocol, get_args
 
 from vision_assets.core.tenants import TenantId
 
-ContentType = Literal["media", "vision", "crawl"]
+ContentType = Literal["crawl", "media", "vision"]
 """What usage is counted by. Albums' summaries count as `vision`: the usage table knows three types."""
+
+CONTENT_TYPES: tuple[ContentType, ...] = get_args(ContentType)
 
 PREFIXES: dict[str, ContentType] = {"media": "media", "vision": "vision", "crawl": "crawl", "album": "vision"}
 """Top-level folders of the bucket; below each stands one folder a tenant."""
@@ -18,10 +21,15 @@ PREFIXES: dict[str, ContentType] = {"media": "media", "vision": "vision", "crawl
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """One line of a listing."""
+    """One object as S3 tells of it.
+
+    Attributes:
+        modified_at: Aware UTC, by the store's clock; whole seconds when it comes from `head`.
+    """
 
     key: str
     bytes: int
+    modified_at: datetime
 
 
 class ObjectStore(Protocol):
@@ -38,11 +46,30 @@ class ObjectStore(Protocol):
         """
         ...
 
+    async def head(self, key: str) -> StoredObject | None:
+        """Look whether an object is there, and how large it is.
+
+        Returns:
+            None when there is no such object.
+
+        Raises:
+            StorageUnavailable: Transient.
+        """
+        ...
+
     async def put(self, key: str, body: bytes, *, mime: str, encoding: str | None = None) -> None:
         """Write a whole object; it is there in full or not at all.
 
         Raises:
             StorageUnavailable: Transient; the object may or may not be there.
+        """
+        ...
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Remove objects; one that is not there counts as removed.
+
+        Raises:
+            StorageUnavailable: Transient; any of them may or may not be there.
         """
         ...
 

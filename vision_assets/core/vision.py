@@ -223,6 +223,7 @@ class VisionProvider(Protocol):
         name: Part of the S3 key: lower case, no `_`.
         model: Part of the S3 key.
         fingerprint: Changes whenever the same picture may get another answer.
+        estimated_tokens: What a call takes at most, as long as nothing is learned; None: calls cost nothing.
     """
 
     @property
@@ -231,6 +232,8 @@ class VisionProvider(Protocol):
     def model(self) -> str: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def estimated_tokens(self) -> int | None: ...
 
     async def analyze(self, content: bytes, *, mime: str) -> Analysis:
         """Look at one picture.
@@ -240,8 +243,9 @@ class VisionProvider(Protocol):
             mime: As sniffed from the content.
 
         Raises:
-            InputRejected: This picture can never be analysed.
-            ProviderUnavailable: Transient; another attempt may succeed.
+            InputRejected: This picture can never be analysed; nothing was billed.
+            AnswerRefused: It was, and was billed.
+            ProviderUnavailable: Transient; another attempt may succeed. It tells whether this one may have been billed.
         """
         ...
 

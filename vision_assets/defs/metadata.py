@@ -13,6 +13,14 @@ from vision_assets.core.phash import THUMBNAIL_EDGE
 THUMBNAIL_LONG_EDGE = 72  # they live in the event log, so they stay tiny
 
 
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> dg.MetadataValue:
+    """Show a table; figures go to the right, with thousands set apart."""
+    figures = [bool(rows) and all(isinstance(row[column], int) for row in rows) for column in range(len(headings))]
+    lines = [headings, [("---:" if right else "---") for right in figures]]
+    lines += [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+    return dg.MetadataValue.md("\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
 def counts_table(counts: Mapping[str, int], *, name: str) -> dg.MetadataValue:
     """Show counts as a table, largest first.
 

@@ -1,57 +1,214 @@
-"""`tenant_storage_usage`: the recount of what a tenant has in S3."""
+"""`tenant_storage_usage`: a tenant's books held against S3, with the checks of its storage and its token budget.
+
+What is not here: what is found and put right (`core/reconcile.py`), and what is said of it (`core/findings.py`).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import dagster as dg
 
-from vision_assets.core.reconcile import Drift, UsageReport, recount_usage
+from vision_assets.core.budget import Swept
+from vision_assets.core.findings import Finding, below_limits, matches_storage, without_stale_holds
+from vision_assets.core.levels import Gauge, budget_gauges, storage_gauges
+from vision_assets.core.orphans import ORPHAN_AGE, Orphans, StrayFolder, stray_folders
+from vision_assets.core.reconcile import Reconciliation, ReconciliationReport
+from vision_assets.core.storage import CONTENT_TYPES
 from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import RETRY
-from vision_assets.defs.metadata import megabytes
+from vision_assets.defs.metadata import megabytes, table
 from vision_assets.defs.partitions import TENANTS
-from vision_assets.defs.steps import run_for_tenant
-from vision_assets.resources import Ledgers, PostgresResource, S3Resource
+from vision_assets.defs.progress import ProgressLog
+from vision_assets.defs.steps import run_for_tenants
+from vision_assets.resources import Ledgers, PostgresResource, S3Resource, StorageQuotaResource, TokenBudgetResource
+
+TENANT_STORAGE_USAGE = dg.AssetKey("tenant_storage_usage")
+MAX_TENANTS_PER_RUN = 100
+
+CHECKS = {
+    "quota_below_limit": "Stored and reserved bytes against the limits of the tenant, the types and the bucket: a "
+    "warning from 85 %, an error from 93 %.",
+    "budget_below_limit": "Tokens and requests, spent and held, of this UTC day and month against the limits: a "
+    "warning from 85 %, an error from 93 %.",
+    "usage_matches_storage": "The books agreed with a full listing of S3. Objects gone from S3 are an error, other "
+    "differences a warning; all are put right.",
+    "no_stale_holds": "Every operation on an object and every paid call came back.",
+}
 
 
-@dg.asset(
-    deps=["media_objects", "vision_results", "post_enrichment"],
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was found out about one tenant."""
+
+    report: ReconciliationReport
+    orphans: Sequence[Orphans]
+    storage: Sequence[Gauge]
+    budget: Sequence[Gauge]
+    expired_calls: Swept
+
+    def findings(self) -> dict[str, Finding]:
+        """Decide each check."""
+        return {
+            "quota_below_limit": below_limits(self.storage),
+            "budget_below_limit": below_limits(self.budget),
+            "usage_matches_storage": matches_storage(self.report),
+            "no_stale_holds": without_stale_holds(
+                self.report, expired_calls=self.expired_calls.holds, expired_tokens=self.expired_calls.tokens
+            ),
+        }
+
+    def figures(self) -> dict[str, dict[str, dg.MetadataValue]]:
+        """Show each check's figures."""
+        return {
+            "quota_below_limit": {"levels": levels_table(self.storage)},
+            "budget_below_limit": {"levels": levels_table(self.budget)},
+            "usage_matches_storage": {"drift": drift_table(self.report)},
+            "no_stale_holds": {"drift": drift_table(self.report)},
+        }
+
+
+@dg.multi_asset(
+    name="tenant_storage_usage",
+    can_subset=True,  # a check whose tenant failed has no outcome; otherwise Dagster would miss it
     partitions_def=TENANTS,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=MAX_TENANTS_PER_RUN),
     retry_policy=RETRY,
-    kinds={"s3", "postgres"},
-    group_name="storage",
-    owners=["team:vision"],
-    tags={"stage": "account"},
-    code_version="1",
+    specs=[
+        dg.AssetSpec(
+            TENANT_STORAGE_USAGE,
+            deps=["media_objects", "vision_results", "post_enrichment"],
+            description=(
+                "Bytes and objects that a tenant has in S3, by content type, held against a full listing every six "
+                "hours while uploads go on. Where the two differ, the object is looked at and booked; a listing that "
+                "fails or breaks off changes nothing. Orphans are shown and left alone."
+            ),
+            kinds={"s3", "postgres"},
+            group_name="storage",
+            owners=["team:vision"],
+            tags={"stage": "account"},
+            code_version="2",
+        )
+    ],
+    check_specs=[
+        dg.AssetCheckSpec(name, asset=TENANT_STORAGE_USAGE, description=description, partitions_def=TENANTS)
+        for name, description in CHECKS.items()
+    ],
 )
 def tenant_storage_usage(
-    context: dg.AssetExecutionContext, postgres: PostgresResource, s3: S3Resource
-) -> dg.MaterializeResult[None]:
-    """Bytes and objects a tenant has in S3, by content type, recounted from a full listing.
+    context: dg.AssetExecutionContext,
+    postgres: PostgresResource,
+    s3: S3Resource,
+    storage_quota: StorageQuotaResource,
+    token_budget: TokenBudgetResource,
+) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    """Reconcile the tenants of the run, each by itself, and check their levels."""
+    strays: list[StrayFolder] | None = None  # of the bucket, so they are looked for once a run
 
-    The ledger is corrected by it; a listing that fails or breaks off changes nothing.
-    """
+    async def work(tenant: Tenant, ledgers: Ledgers) -> _Seen:
+        nonlocal strays
+        store = s3.connect()
+        guard = storage_quota.guard(store, ledgers)
+        report = await Reconciliation(
+            tenant_id=tenant.id,
+            store=store,
+            guard=guard,
+            ledger=ledgers.reconciliation,
+            on_listed=ProgressLog(context.log, f"tenant_storage_usage: objects of {tenant.name}"),
+        ).run()
+        if strays is None:
+            strays = await stray_folders(store, ledgers.orphans)
+        gate = token_budget.gate(ledgers)
+        expired = await gate.sweep(tenant.id)
+        return _Seen(
+            report,
+            await ledgers.orphans.orphans(tenant.id, before=datetime.now(UTC) - ORPHAN_AGE),
+            storage_gauges(report.usage, guard.limits, tenant_name=tenant.name),
+            budget_gauges(await gate.windows(tenant.id), tenant_name=tenant.name),
+            expired,
+        )
 
-    async def work(tenant: Tenant, ledgers: Ledgers) -> UsageReport:
-        return await recount_usage(tenant.id, store=s3.connect(), ledger=ledgers.listing)
+    for tenant, seen in run_for_tenants(context, postgres, work):
+        if TENANT_STORAGE_USAGE in context.selected_asset_keys:
+            yield dg.AssetMaterialization(
+                TENANT_STORAGE_USAGE, partition=str(tenant.id), metadata=_metadata(tenant, seen, strays or [])
+            )
+        figures = seen.figures()
+        for name, finding in seen.findings().items():
+            yield dg.AssetCheckEvaluation(
+                asset_key=TENANT_STORAGE_USAGE,
+                check_name=name,
+                partition=str(tenant.id),
+                passed=finding.severity is None,
+                severity=dg.AssetCheckSeverity.ERROR if finding.severity == "error" else dg.AssetCheckSeverity.WARN,
+                description=finding.message,
+                metadata={"tenant": dg.MetadataValue.text(tenant.name), **figures[name]},
+            )
 
-    tenant, report = run_for_tenant(context, postgres, work)
-    return dg.MaterializeResult(
-        metadata={
-            "tenant": tenant.name,
-            "objects": report.listed_objects,
-            "megabytes": megabytes(sum(usage.total_bytes for usage in report.usage)),
-            **{f"{usage.content_type}_megabytes": megabytes(usage.total_bytes) for usage in report.usage},
-            **{f"{usage.content_type}_objects": usage.objects_count for usage in report.usage},
-            "drift": _drift_table(report),
-        }
-    )
 
-
-def _drift_table(report: UsageReport) -> dg.MetadataValue:
-    classes: dict[str, Drift] = {
-        "in the ledger, not in S3": report.missing,
-        "in S3, not in the ledger": report.untracked,
-        "another size": report.wrong_size,
+def _metadata(
+    tenant: Tenant, seen: _Seen, strays: Sequence[StrayFolder]
+) -> dict[str, dg.MetadataValue | str | int | float]:
+    report, usage = seen.report, seen.report.usage
+    return {
+        "tenant": tenant.name,
+        "stored": table(
+            ["type", "bytes", "objects", "reserved bytes"],
+            [
+                [name, usage.types[name].total_bytes, usage.types[name].objects_count, usage.types[name].reserved_bytes]
+                for name in CONTENT_TYPES
+            ],
+        ),
+        "limits": levels_table(seen.storage),
+        "budget": levels_table(seen.budget),
+        "drift": drift_table(report),
+        "orphans": table(
+            ["folder", "objects", "bytes", "examples"],
+            [[f"{one.folder}/", one.objects, one.bytes, _keys(one.examples)] for one in seen.orphans],
+        ),
+        "folders_of_no_tenant": table(["folder"], [[f"`{stray.prefix}`"] for stray in strays[:20]]),
+        "objects": report.listed_objects,
+        "megabytes": megabytes(sum(usage.types[name].total_bytes for name in CONTENT_TYPES)),
+        **{f"{name}_megabytes": megabytes(usage.types[name].total_bytes) for name in CONTENT_TYPES},
+        **{f"{name}_objects": usage.types[name].objects_count for name in CONTENT_TYPES},
+        "percent_of_limit": round(100 * (seen.storage[0].share or 0), 1),
+        "orphaned_objects": sum(one.objects for one in seen.orphans),
+        "stray_folders": len(strays),
+        "duration_seconds": round(report.duration_seconds, 2),
+        "dagster/row_count": report.listed_objects,
     }
-    rows = [f"| {name} | {d.objects} | {d.bytes} | {' '.join(d.examples)} |" for name, d in classes.items()]
-    return dg.MetadataValue.md(
-        "\n".join(["| drift, corrected | objects | bytes | examples |", "| --- | ---: | ---: | --- |", *rows])
+
+
+def levels_table(gauges: Sequence[Gauge]) -> dg.MetadataValue:
+    """Show levels against limits."""
+    return table(
+        ["what", "taken", "limit", "of the limit"],
+        [
+            [
+                f"{gauge.what}, {gauge.unit}",
+                gauge.taken,
+                "none" if gauge.limit is None else f"{gauge.limit:,}",
+                "" if gauge.share is None else f"{gauge.share:.1%}",
+            ]
+            for gauge in gauges
+        ],
     )
+
+
+def drift_table(report: ReconciliationReport) -> dg.MetadataValue:
+    """Show how far the books were from S3; all of it is put right."""
+    titles = {
+        "missing": "in the books, not in S3",
+        "untracked": "in S3, not in the books",
+        "wrong_size": "another size in S3",
+        "stale_hold": "operations that never came back (bytes they held)",
+    }
+    rows: list[list[object]] = [
+        [titles[name], drift.objects, drift.bytes, _keys(drift.examples)] for name, drift in report.drift.items()
+    ]
+    rows += [[f"{off.content_type}: figure off the books' sum", off.objects, off.bytes, ""] for off in report.off_sums]
+    return table(["put right", "objects", "bytes, S3 less books", "examples"], rows)
+
+
+def _keys(keys: Sequence[str]) -> str:
+    return " ".join(f"`{key}`" for key in keys)

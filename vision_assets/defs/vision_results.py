@@ -1,11 +1,18 @@
 """`vision_results`: what is on each picture, for as little as possible."""
 
+from collections.abc import Sequence
+from contextlib import aclosing
+
 import dagster as dg
+import structlog
 
 from vision_assets.core.analysis import VisionPass, VisionReport
+from vision_assets.core.budget import EVERYONE, TokenEstimate, Window
+from vision_assets.core.budget_gate import BudgetGate
+from vision_assets.core.errors import TransientError
 from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import RETRY, raise_if_any
-from vision_assets.defs.metadata import contact_sheet, counts_table, megabytes
+from vision_assets.defs.metadata import contact_sheet, counts_table, megabytes, table
 from vision_assets.defs.partitions import TENANTS
 from vision_assets.defs.progress import ProgressLog
 from vision_assets.defs.steps import run_for_tenant
@@ -15,8 +22,11 @@ from vision_assets.resources import (
     PostgresResource,
     S3Resource,
     StorageQuotaResource,
+    TokenBudgetResource,
     VisionProviderResource,
 )
+
+log = structlog.get_logger(__name__)
 
 
 @dg.asset(
@@ -31,9 +41,11 @@ from vision_assets.resources import (
 )
 def vision_results(
     context: dg.AssetExecutionContext,
+    *,
     postgres: PostgresResource,
     s3: S3Resource,
     storage_quota: StorageQuotaResource,
+    token_budget: TokenBudgetResource,
     vision_provider: VisionProviderResource,
 ) -> dg.MaterializeResult[None]:
     """One result a picture, in S3 under `vision/{tenant_id}/…` and in Postgres.
@@ -42,15 +54,16 @@ def vision_results(
     without a result of the present provider and fingerprint are looked at.
     """
 
-    async def work(tenant: Tenant, ledgers: Ledgers) -> tuple[VisionReport, str]:
+    async def work(tenant: Tenant, ledgers: Ledgers) -> tuple[VisionReport, str, Sequence[Window]]:
         store = s3.connect()
-        async with vision_provider.open() as provider:
+        async with vision_provider.open() as provider, aclosing(token_budget.gate(ledgers)) as gate:
             one_pass = VisionPass(
                 tenant_id=tenant.id,
                 provider=provider,
                 store=store,
                 quota=storage_quota.guard(store, ledgers),
                 ledger=ledgers.vision,
+                gate=gate,
                 concurrency=vision_provider.concurrency,
                 on_progress=ProgressLog(
                     context.log,
@@ -58,9 +71,11 @@ def vision_results(
                     await ledgers.vision.count_unanalysed(tenant.id, provider=provider),
                 ),
             )
-            return await one_pass.analyse_media(), f"{provider.name} {provider.model} {provider.fingerprint}"
+            report = await one_pass.analyse_media()
+            identity = f"{provider.name} {provider.model} {provider.fingerprint}"
+            return report, identity, await _budget_of(tenant, gate)
 
-    tenant, (report, provider) = run_for_tenant(context, postgres, work)
+    tenant, (report, provider, budget) = run_for_tenant(context, postgres, work)
     raise_if_any(report.failures)
     return dg.MaterializeResult(
         metadata={
@@ -73,8 +88,46 @@ def vision_results(
             "statuses": counts_table(report.statuses, name="status"),
             "not_analysed_because": counts_table(report.reasons, name="reason"),
             "tokens": report.tokens,
+            "deferred": report.deferred.total(),
+            "deferred_because": counts_table(report.deferred, name="reason"),
+            "token_estimate": _estimate_text(report.estimate),
+            "token_budget": _budget_table(budget),
             "puts": report.puts,
             "put_megabytes": megabytes(report.put_bytes),
             "pictures": contact_sheet(report.looked),
         }
+    )
+
+
+async def _budget_of(tenant: Tenant, gate: BudgetGate) -> Sequence[Window]:
+    """Read the budget for the report; what was analysed stands without it."""
+    try:
+        return await gate.windows(tenant.id)
+    except TransientError as error:
+        log.warning("budget.unreachable", error_type=type(error).__name__, outcome="not in the report")
+        return ()
+
+
+def _estimate_text(estimate: TokenEstimate | None) -> str:
+    if estimate is None:
+        return "none: calls cost nothing, or the ledger could not be reached"
+    source = "learned from" if estimate.learned else "the floor, as long as too few calls are known:"
+    return f"{estimate.tokens} tokens a call, {source} {estimate.calls} calls"
+
+
+def _budget_table(windows: Sequence[Window]) -> dg.MetadataValue:
+    """Show what is spent, held and left of the tokens of the present UTC day and month."""
+    return table(
+        ["window", "used", "of it expired holds", "held", "limit"],
+        [
+            [
+                f"{'all tenants' if window.key.scope == EVERYONE else 'tenant'}, {window.key.period} of "
+                f"{window.key.starts_on}",
+                window.used_tokens,
+                window.phantom_tokens,
+                window.held_tokens,
+                "none" if window.limit.tokens is None else f"{window.limit.tokens:,}",
+            ]
+            for window in windows
+        ],
     )

@@ -38,10 +38,15 @@ async def _set_codecs(connection: "asyncpg.Connection[Any]") -> None:
     )
 
 
+async def _leave(_: "asyncpg.Connection[Any]") -> None:
+    """Reset nothing; what is left of a transaction the pool has ended before."""
+
+
 _UNREACHABLE = (
     OSError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what the driver says of a connection that broke in the middle of an answer
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -53,6 +58,7 @@ _CONFLICTS = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
     asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,  # statement time-out
 )
 
 
@@ -78,18 +84,28 @@ class Database:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, database_url: str, *, max_size: int = 8) -> "AsyncIterator[Database]":
+    async def open(cls, database_url: str, *, max_size: int = 8, stateless: bool = False) -> "AsyncIterator[Database]":
         """Open a pool and close it at the end.
 
         Args:
             database_url: postgresql://user:password@host:port/database.
             max_size: Connections at most.
+            stateless: Nobody changes its sessions, so they are lent without a reset, which is a round trip less each
+                time; and none is opened before it is needed.
 
         Raises:
             DatabaseUnavailable: Nobody answers there.
         """
         with _translated():
-            pool = await asyncpg.create_pool(database_url, min_size=1, max_size=max_size, init=_set_codecs)
+            pool = await asyncpg.create_pool(
+                database_url,
+                min_size=0 if stateless else 1,
+                max_size=max_size,
+                init=_set_codecs,
+                reset=_leave if stateless else None,
+                # Its statements take arrays of any length: one plan serves them all, and none is made anew.
+                server_settings={"plan_cache_mode": "force_generic_plan"} if stateless else None,
+            )
         async with pool:
             yield cls(pool)
 

@@ -1,13 +1,14 @@
 -- name: unenriched(tenant_id, provider, model, schema_version, aggregation_version, after_seq, row_limit)
 -- Posts of one tenant with pictures whose states or results are not those that the row was made of, by seq. The results
--- themselves are read only of the posts that are chosen.
+-- themselves are read only of the posts that are chosen. That the clean-up removed a result from S3 is no change.
 WITH changed AS MATERIALIZED (
     SELECT p.id, p.seq, p.grouped_id, input.params_hash
     FROM posts p
     CROSS JOIN LATERAL (
         SELECT md5(concat_ws('|', :aggregation_version::text, p.grouped_id, string_agg(
                    concat_ws('/', m.position, m.state, m.reason, m.sha256, r.fingerprint, r.status, r.method,
-                             r.donor_sha256, r.s3_key, r.reason), '|' ORDER BY m.position))) AS params_hash
+                             r.donor_sha256, num_nonnulls(r.s3_key, r.s3_evicted_at) > 0, r.reason),
+                   '|' ORDER BY m.position))) AS params_hash
         FROM post_media m
         LEFT JOIN vision_results r ON r.tenant_id = m.tenant_id AND r.sha256 = m.sha256 AND r.provider = :provider
                                   AND r.model = :model AND r.schema_version = :schema_version

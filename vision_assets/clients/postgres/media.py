@@ -1,13 +1,13 @@
 """References, picture objects and hashes in Postgres.
 
-What is not here: results (`vision.py`) and usage (`ledger.py`).
+What is not here: results (`vision.py`) and usage (`storage.py`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vision_assets.clients.postgres import Connection, Database, statements
-from vision_assets.clients.postgres.ledger import forget_put, record_counts, record_dead_letters, resolve_dead_letters
+from vision_assets.clients.postgres.ledger import record_counts, record_dead_letters, resolve_dead_letters
 from vision_assets.core.errors import MediaMissing
 from vision_assets.core.media import MediaObject, Outcome, Reference
 from vision_assets.core.phash import ALGORITHM, PerceptualHash
@@ -140,8 +140,7 @@ async def record_object_lost(
     """Forget a picture whose object is gone from S3; its references are to do again, and a dead letter says so."""
     async with database.transaction() as connection:
         await sql.reopen_references(connection, tenant_id=tenant_id, sha256=sha256)
-        s3_key = await sql.forget_object(connection, tenant_id=tenant_id, sha256=sha256)
-        await forget_put(connection, tenant_id, s3_key)
+        await sql.forget_object(connection, tenant_id=tenant_id, sha256=sha256)
         await record_dead_letters(
             connection, tenant_id, [(stage, sha256, type(error).__name__, error.reason, str(error))]
         )

@@ -15,11 +15,13 @@ ORDER BY p.seq, m.position
 LIMIT :row_limit;
 
 -- name: find_object(tenant_id, sha256)^
--- One stored picture of one tenant whose object is counted as lying in S3.
-SELECT o.sha256, o.mime, o.bytes, o.width, o.height, o.frames, o.s3_key
-FROM media_objects o
-JOIN storage_objects l ON l.tenant_id = o.tenant_id AND l.s3_key = o.s3_key
-WHERE o.tenant_id = :tenant_id AND o.sha256 = :sha256;
+-- One stored picture of one tenant whose object is counted as lying in S3. It counts as used from here on, so that no
+-- clean-up takes it away before its reference is recorded.
+UPDATE media_objects o SET last_used_at = now()
+FROM storage_objects l
+WHERE o.tenant_id = :tenant_id AND o.sha256 = :sha256
+  AND l.tenant_id = o.tenant_id AND l.s3_key = o.s3_key AND l.bytes IS NOT NULL
+RETURNING o.sha256, o.mime, o.bytes, o.width, o.height, o.frames, o.s3_key;
 
 -- name: record_objects(tenant_id, sha256s, mimes, bytes, widths, heights, frames, s3_keys, post_seqs, positions)!
 -- Registers pictures; a known one keeps its row, with the earliest reference and the latest use.
@@ -77,6 +79,6 @@ LIMIT :row_limit;
 UPDATE post_media SET state = 'pending', sha256 = NULL
 WHERE tenant_id = :tenant_id AND sha256 = :sha256 AND state = 'stored';
 
--- name: forget_object(tenant_id, sha256)$
--- Removes a picture's row, with its hash and results, and tells the key of its object.
-DELETE FROM media_objects WHERE tenant_id = :tenant_id AND sha256 = :sha256 RETURNING s3_key;
+-- name: forget_object(tenant_id, sha256)!
+-- Removes a picture's row, with its hash and results.
+DELETE FROM media_objects WHERE tenant_id = :tenant_id AND sha256 = :sha256;

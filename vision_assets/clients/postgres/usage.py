@@ -1,46 +1,100 @@
-"""The object ledger against a listing, in Postgres. What is not here: counting a single put (`ledger.py`)."""
+"""The object ledger held against a listing, in Postgres.
 
+The listing goes into a temporary table by COPY, piece by piece. Each piece commits, so no transaction is open while S3
+is listed, and no piece stays in memory. What is not here: slots and bookings (`storage.py`).
+"""
+
+import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
 
-from vision_assets.clients.postgres import Database, statements
-from vision_assets.clients.postgres.ledger import lock_usage
-from vision_assets.core.reconcile import Drift, TypeUsage, UsageReport
-from vision_assets.core.storage import ContentType, StoredObject
+from vision_assets.clients.postgres import Connection, Database, statements
+from vision_assets.clients.postgres.storage import lock_usage
+from vision_assets.core.listing import Sizes
+from vision_assets.core.reconcile import OffSum
 from vision_assets.core.tenants import TenantId
 
 sql = statements("usage")
 
 
 @dataclass(frozen=True, slots=True)
-class PostgresListing:
-    """Implements `core.reconcile.ListingLedger`."""
+class PostgresComparison:
+    """Implements `core.reconcile.Comparison`, on a connection of its own.
+
+    Attributes:
+        listed_from: By the server's clock, as the ledger's own times are.
+    """
+
+    connection: Connection
+    tenant_id: TenantId
+    listed_from: datetime
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def add(self, listed: Sizes) -> None:
+        """See the Protocol."""
+        async with self._turn:
+            await self.connection.copy_records_to_table(
+                "listing",
+                records=zip(listed.keys, listed.sizes_bytes, strict=True),
+                columns=("s3_key", "bytes"),
+            )
+
+    async def restore_sums(self) -> Sequence[OffSum]:
+        """See the Protocol."""
+        await sql.ensure_usage_rows(self.connection, tenant_id=self.tenant_id)
+        if not await self._off_sums():
+            return []
+        async with self.connection.transaction():
+            await lock_usage(self.connection, [self.tenant_id])
+            found = await self._off_sums()  # as they are now that nobody moves them
+            for off in found:
+                await sql.move_usage(
+                    self.connection,
+                    tenant_id=self.tenant_id,
+                    content_type=off.content_type,
+                    objects=off.objects,
+                    bytes=off.bytes,
+                    reserved_bytes=off.reserved_bytes,
+                )
+        return found
+
+    async def compare(self) -> int:
+        """See the Protocol."""
+        status: str = await sql.nominate(self.connection, tenant_id=self.tenant_id, listed_from=self.listed_from)
+        return int(status.rsplit(" ", 1)[1])
+
+    async def nominated(self, *, page_size: int) -> AsyncIterator[Sequence[str]]:
+        """See the Protocol."""
+        after = ""
+        while page := [row["s3_key"] async for row in sql.nominated(self.connection, after=after, row_limit=page_size)]:
+            yield page
+            after = page[-1]
+
+    async def finish(self) -> None:
+        """See the Protocol."""
+        async with self.connection.transaction():
+            await lock_usage(self.connection, [self.tenant_id])
+            await sql.note_reconciled(self.connection, tenant_id=self.tenant_id, listed_from=self.listed_from)
+
+    async def _off_sums(self) -> list[OffSum]:
+        return [OffSum(**row) async for row in sql.off_sums(self.connection, tenant_id=self.tenant_id)]
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresReconciliation:
+    """Implements `core.reconcile.ReconciliationLedger`."""
 
     database: Database
 
-    async def reconcile(
-        self, tenant_id: TenantId, listing: AsyncIterator[Sequence[tuple[StoredObject, ContentType]]]
-    ) -> UsageReport:
+    @asynccontextmanager
+    async def comparison(self, tenant_id: TenantId) -> AsyncIterator[PostgresComparison]:
         """See the Protocol."""
-        async with self.database.transaction() as connection:
-            # The server's clock, as the ledger's own times are.
-            listed_from = await connection.fetchval("SELECT clock_timestamp()")
-            await sql.begin_listing(connection)
-            listed = 0
-            async for chunk in listing:
-                await connection.copy_records_to_table(
-                    "listing", records=[(stored.key, content_type, stored.bytes) for stored, content_type in chunk]
-                )
-                listed += len(chunk)
-            await sql.ensure_usage_rows(connection, tenant_id=tenant_id)
-            await lock_usage(connection, tenant_id)
-            since = {"tenant_id": tenant_id, "listed_from": listed_from}
-            drift = {
-                row["class"]: Drift(row["objects"], row["bytes"], tuple(row["examples"]))
-                async for row in sql.drift(connection, **since)
-            }
-            await sql.remove_missing(connection, **since)
-            await sql.take_listed(connection, **since)
-            await sql.touch_usage(connection, tenant_id=tenant_id)
-            usage = [TypeUsage(**row) async for row in sql.usage(connection, tenant_id=tenant_id)]
-        return UsageReport(usage=tuple(usage), listed_objects=listed, **drift)
+        async with self.database.connection() as connection:
+            await sql.open_listing(connection)
+            try:
+                yield PostgresComparison(connection, tenant_id, await connection.fetchval("SELECT clock_timestamp()"))
+            finally:
+                if not connection.is_closed():
+                    await sql.close_listing(connection)

@@ -1,52 +1,62 @@
--- name: begin_listing()#
--- A place for the listing, gone with the transaction.
-CREATE TEMPORARY TABLE listing (s3_key text PRIMARY KEY, content_type text NOT NULL, bytes bigint NOT NULL)
-ON COMMIT DROP;
+-- name: open_listing()#
+-- Places for a listing and for what it nominates, of this connection alone; what another comparison left here goes.
+DROP TABLE IF EXISTS pg_temp.listing, pg_temp.nominated;
+CREATE TEMPORARY TABLE listing (s3_key text NOT NULL, bytes bigint NOT NULL);
+CREATE TEMPORARY TABLE nominated (s3_key text COLLATE "C" PRIMARY KEY);
 
--- name: drift(tenant_id, listed_from)
--- Where ledger and listing of one tenant differ, leaving out what was recorded since the listing began.
-SELECT class, count(*) AS objects, sum(bytes)::bigint AS bytes, (array_agg(s3_key ORDER BY s3_key))[1 : 5] AS examples
-FROM (
-    SELECT coalesce(l.s3_key, o.s3_key) AS s3_key,
-           CASE WHEN l.s3_key IS NULL THEN 'missing' WHEN o.s3_key IS NULL THEN 'untracked' ELSE 'wrong_size' END
-               AS class,
-           CASE WHEN l.s3_key IS NULL THEN o.bytes WHEN o.s3_key IS NULL THEN l.bytes ELSE l.bytes - o.bytes END
-               AS bytes
-    FROM listing l
-    FULL JOIN (SELECT * FROM storage_objects WHERE tenant_id = :tenant_id) o ON o.s3_key = l.s3_key
-    WHERE l.bytes IS DISTINCT FROM o.bytes
-      AND (o.recorded_at IS NULL OR o.recorded_at < :listed_from)
-) difference
-GROUP BY class;
+-- name: close_listing()#
+-- Gives the room back: the connection may live on in the pool.
+DROP TABLE IF EXISTS pg_temp.listing, pg_temp.nominated;
 
--- name: remove_missing(tenant_id, listed_from)!
--- Takes out of the ledger what the listing does not have.
-DELETE FROM storage_objects o
-WHERE o.tenant_id = :tenant_id AND o.recorded_at < :listed_from
-  AND NOT EXISTS (SELECT FROM listing l WHERE l.s3_key = o.s3_key);
-
--- name: take_listed(tenant_id, listed_from)!
--- Takes into the ledger what the listing has and it has not, and other sizes; what agrees is not touched.
-INSERT INTO storage_objects AS o (tenant_id, s3_key, content_type, bytes)
-SELECT :tenant_id, l.s3_key, l.content_type, l.bytes
+-- name: nominate(tenant_id, listed_from)!
+-- Where ledger and listing of one tenant differ. What has a slot, or was booked since the listing began, is left out:
+-- the listing may be older. That only saves looks; whoever looks takes the slot first.
+INSERT INTO nominated (s3_key)
+SELECT coalesce(l.s3_key, o.s3_key)
 FROM listing l
-LEFT JOIN storage_objects known ON known.tenant_id = :tenant_id AND known.s3_key = l.s3_key
-WHERE known.s3_key IS NULL OR known.bytes <> l.bytes AND known.recorded_at < :listed_from
-ON CONFLICT (tenant_id, s3_key) DO UPDATE SET bytes = excluded.bytes, recorded_at = now()
-WHERE o.bytes <> excluded.bytes AND o.recorded_at < :listed_from;
-
--- name: usage(tenant_id)
--- What one tenant has stored, by content type.
-SELECT content_type, total_bytes, objects_count FROM tenant_storage_usage
-WHERE tenant_id = :tenant_id
-ORDER BY content_type;
-
--- name: ensure_usage_rows(tenant_id)!
--- Every tenant has a row for each type, so that "nothing stored" is a figure and not an absence.
-INSERT INTO tenant_storage_usage (tenant_id, content_type)
-SELECT :tenant_id, content_type FROM unnest(ARRAY['crawl', 'media', 'vision']) AS content_type
+FULL JOIN (SELECT s3_key, bytes, op_id, recorded_at FROM storage_objects WHERE tenant_id = :tenant_id) o
+          ON o.s3_key = l.s3_key
+WHERE l.bytes IS DISTINCT FROM o.bytes AND o.op_id IS NULL
+  AND (o.recorded_at IS NULL OR o.recorded_at < :listed_from)
 ON CONFLICT DO NOTHING;
 
--- name: touch_usage(tenant_id)!
--- Notes that the figures were held against S3 just now.
-UPDATE tenant_storage_usage SET last_updated = now() WHERE tenant_id = :tenant_id;
+-- name: nominated(after, row_limit)
+-- Nominated keys after a key, in order.
+SELECT s3_key FROM nominated WHERE s3_key > :after ORDER BY s3_key LIMIT :row_limit;
+
+-- name: ensure_usage_rows(tenant_id)!
+-- A tenant that exists has a usage figure of each type, even if somebody has deleted them.
+INSERT INTO tenant_storage_usage (tenant_id, content_type)
+SELECT id, content_type FROM tenants, unnest(ARRAY['crawl', 'media', 'vision']) AS content_type
+WHERE id = :tenant_id
+ON CONFLICT DO NOTHING;
+
+-- name: off_sums(tenant_id)
+-- Usage figures of one tenant that are not the sums of its object ledger, with what they show more. One look sees one
+-- moment, and usage moves in the transaction that moves the ledger: so there is a difference only when somebody else
+-- wrote to the table.
+SELECT u.content_type,
+       u.objects_count - coalesce(o.objects, 0) AS objects,
+       (u.total_bytes - coalesce(o.bytes, 0))::bigint AS bytes,
+       (u.reserved_bytes - coalesce(o.reserved_bytes, 0))::bigint AS reserved_bytes
+FROM tenant_storage_usage u
+LEFT JOIN (
+    SELECT content_type, count(bytes) AS objects, sum(bytes) AS bytes, sum(op_delta) AS reserved_bytes
+    FROM storage_objects WHERE tenant_id = :tenant_id
+    GROUP BY content_type
+) o USING (content_type)
+WHERE u.tenant_id = :tenant_id
+  AND (u.objects_count, u.total_bytes, u.reserved_bytes)
+      <> (coalesce(o.objects, 0), coalesce(o.bytes, 0), coalesce(o.reserved_bytes, 0))
+ORDER BY u.content_type;
+
+-- name: move_usage(tenant_id, content_type, objects, bytes, reserved_bytes)!
+-- Takes from a usage figure what it shows more than the ledger. Its row is locked, so the ledger stands still.
+UPDATE tenant_storage_usage SET
+    objects_count = objects_count - :objects, total_bytes = total_bytes - :bytes,
+    reserved_bytes = reserved_bytes - :reserved_bytes, last_updated = now()
+WHERE tenant_id = :tenant_id AND content_type = :content_type;
+
+-- name: note_reconciled(tenant_id, listed_from)!
+-- Notes when the figures were held against S3: as of when the listing began.
+UPDATE tenant_storage_usage SET reconciled_at = :listed_from, last_updated = now() WHERE tenant_id = :tenant_id;

@@ -187,3 +187,19 @@ class PostgresVision:
     async def record_object_lost(self, tenant_id: TenantId, sha256: str, error: MediaMissing, *, stage: str) -> None:
         """See the Protocol."""
         await record_object_lost(self.database, tenant_id, sha256, error, stage=stage)
+
+    async def is_analysed(self, tenant_id: TenantId, sha256: str, *, provider: VisionProvider) -> bool:
+        """See the Protocol."""
+        async with self.database.connection() as connection:
+            known: bool = await sql.is_analysed(connection, tenant_id=tenant_id, sha256=sha256, **_identity(provider))
+            return known
+
+    async def record_deferred(self, tenant_id: TenantId, reasons: Mapping[str, int]) -> None:
+        """See the Protocol."""
+        async with self.database.connection() as connection:
+            await record_counts(
+                connection,
+                tenant_id,
+                "vision_budget_gate_blocks_total",
+                [{"reason": reason} for reason, count in reasons.items() for _ in range(count)],
+            )

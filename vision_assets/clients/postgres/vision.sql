@@ -1,15 +1,17 @@
 -- name: count_unanalysed(tenant_id, provider, model, schema_version, fingerprint)$
--- Pictures of one tenant without a result of this provider at this fingerprint in S3.
+-- Pictures of one tenant without a result of this provider at this fingerprint in S3, where the clean-up has not
+-- removed it on purpose.
 SELECT count(*) FROM media_objects o
 WHERE o.tenant_id = :tenant_id AND NOT EXISTS (
     SELECT FROM vision_results r
     WHERE r.tenant_id = o.tenant_id AND r.sha256 = o.sha256 AND r.provider = :provider AND r.model = :model
       AND r.schema_version = :schema_version AND r.fingerprint = :fingerprint
-      AND (r.s3_key IS NOT NULL OR r.result IS NULL));
+      AND (r.s3_key IS NOT NULL OR r.s3_evicted_at IS NOT NULL OR r.result IS NULL));
 
 -- name: unanalysed(tenant_id, algorithm, provider, model, schema_version, fingerprint, after_seq, after_position, after_sha256, row_limit)
--- Pictures of one tenant without a result of this provider at this fingerprint in S3, by first appearance. Results and
--- hashes are looked up row by row along the index of that order, so a page costs what it returns.
+-- Pictures of one tenant without a result of this provider at this fingerprint in S3, where the clean-up has not
+-- removed it on purpose, by first appearance. Results and hashes are looked up row by row along the index of that order,
+-- so a page costs what it returns.
 SELECT o.sha256, o.mime, o.s3_key, o.first_post_seq, o.first_position, o.width, o.height,
        h.phash, h.phash256, h.thumbnail, r.result AS kept
 FROM media_objects o
@@ -30,7 +32,7 @@ WHERE o.tenant_id = :tenant_id
     SELECT FROM vision_results done
     WHERE done.tenant_id = o.tenant_id AND done.sha256 = o.sha256 AND done.provider = :provider
       AND done.model = :model AND done.schema_version = :schema_version AND done.fingerprint = :fingerprint
-      AND (done.s3_key IS NOT NULL OR done.result IS NULL))
+      AND (done.s3_key IS NOT NULL OR done.s3_evicted_at IS NOT NULL OR done.result IS NULL))
 ORDER BY o.first_post_seq, o.first_position, o.sha256
 LIMIT :row_limit;
 
@@ -80,17 +82,30 @@ LEFT JOIN vision_results r ON r.tenant_id = :tenant_id AND r.sha256 = e.sha256 A
                           AND r.fingerprint = :fingerprint;
 
 -- name: record_result(tenant_id, sha256, provider, model, schema_version, fingerprint, status, method, reason, error, donor_sha256, distance_bits, result, provenance, s3_key, s3_bytes, tokens_used, cost_microunits, analyzed_at)!
--- Writes a result; the newest one of a key stands.
+-- Writes a result; the newest one of a key stands. Its picture counts as used; for one that was removed meanwhile nothing
+-- is written.
+WITH used AS (
+    UPDATE media_objects SET last_used_at = now() WHERE tenant_id = :tenant_id AND sha256 = :sha256
+    RETURNING tenant_id, sha256
+)
 INSERT INTO vision_results
     (tenant_id, sha256, provider, model, schema_version, fingerprint, status, method, reason, error, donor_sha256,
      distance_bits, result, provenance, s3_key, s3_bytes, tokens_used, cost_microunits, analyzed_at)
-VALUES
-    (:tenant_id, :sha256, :provider, :model, :schema_version, :fingerprint, :status, :method, :reason, :error,
-     :donor_sha256, :distance_bits, :result, :provenance, :s3_key, :s3_bytes, :tokens_used, :cost_microunits,
-     :analyzed_at)
+SELECT
+    tenant_id, sha256, :provider, :model, :schema_version, :fingerprint, :status, :method, :reason, :error,
+    :donor_sha256, :distance_bits, :result, :provenance, :s3_key, :s3_bytes, :tokens_used, :cost_microunits,
+    :analyzed_at
+FROM used
 ON CONFLICT (tenant_id, sha256, provider, model, schema_version) DO UPDATE SET
     fingerprint = excluded.fingerprint, status = excluded.status, method = excluded.method, reason = excluded.reason,
     error = excluded.error, donor_sha256 = excluded.donor_sha256, distance_bits = excluded.distance_bits,
     result = excluded.result, provenance = excluded.provenance, s3_key = excluded.s3_key,
-    s3_bytes = excluded.s3_bytes, tokens_used = excluded.tokens_used, cost_microunits = excluded.cost_microunits,
-    analyzed_at = excluded.analyzed_at;
+    s3_bytes = excluded.s3_bytes, s3_evicted_at = NULL, tokens_used = excluded.tokens_used,
+    cost_microunits = excluded.cost_microunits, analyzed_at = excluded.analyzed_at;
+
+-- name: is_analysed(tenant_id, sha256, provider, model, schema_version, fingerprint)$
+-- Whether a picture has a result, or an error, of this provider at this fingerprint.
+SELECT EXISTS (
+    SELECT FROM vision_results
+    WHERE tenant_id = :tenant_id AND sha256 = :sha256 AND provider = :provider AND model = :model
+      AND schema_version = :schema_version AND fingerprint = :fingerprint);

@@ -1,0 +1,266 @@
+"""Calls that cost, made by the pass of `vision_results`: one a picture, whoever else works, and none without budget.
+
+What is not here: the gate by itself (`test_budget_defects.py`).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.paid_provider import PaidProvider
+from tests.pictures import photo
+from tests.world import ROOMY, World, open_world
+from vision_assets.clients.postgres.budget import PostgresBudget
+from vision_assets.clients.postgres.storage import PostgresStorage
+from vision_assets.clients.postgres.vision import PostgresVision
+from vision_assets.clients.s3 import S3Bucket
+from vision_assets.core.analysis import VisionPass, VisionReport
+from vision_assets.core.budget import Allowance, BudgetLimits, Hold, Window
+from vision_assets.core.budget_gate import BudgetGate
+from vision_assets.core.errors import ConfigurationError, StorageUnavailable
+from vision_assets.core.guarded_store import QuotaGuardedStore
+from vision_assets.core.storage import ObjectStore
+from vision_assets.core.tenants import Tenant
+from vision_assets.settings import Settings
+
+ROOM = BudgetLimits(tenant={"day": Allowance(1_000_000), "calls": Allowance(requests=3)})
+
+
+async def soon(_: float) -> None:
+    """Wait, but not as long as said."""
+    await asyncio.sleep(0.02)
+
+
+@dataclass(slots=True)
+class Bench:
+    """A tenant with stored pictures, and any number of workers with pools and gates of their own."""
+
+    worlds: Callable[[], Awaitable[World]]
+    ledgers: Callable[[], Awaitable[PostgresBudget]]
+    world: World
+    tenant: Tenant
+    sha256s: list[str]
+    provider: PaidProvider = field(default_factory=PaidProvider)
+    limits: BudgetLimits = ROOM
+
+    async def gate(self, *, ago: timedelta = timedelta()) -> BudgetGate:
+        """A gate with connections of its own.
+
+        Args:
+            ago: How long its clock is behind: what it holds was held that long ago.
+        """
+        return BudgetGate(await self.ledgers(), self.limits, clock=lambda: datetime.now(UTC) - ago, sleep=soon)
+
+    async def analyse(
+        self, gate: BudgetGate | None = None, *, world: World | None = None, store: ObjectStore | None = None
+    ) -> VisionReport:
+        """Run the pass.
+
+        Args:
+            store: What is put goes there.
+        """
+        world = world or self.world
+        gate = gate or await self.gate()
+        one_pass = VisionPass(
+            tenant_id=self.tenant.id,
+            provider=self.provider,
+            store=world.bucket,
+            quota=QuotaGuardedStore(store=store or world.bucket, ledger=PostgresStorage(world.database), limits=ROOMY),
+            ledger=PostgresVision(world.database),
+            gate=gate,
+        )
+        report = await one_pass.analyse_media()
+        await gate.aclose()
+        return report
+
+    async def leave_a_hold(self, sha256: str, *, ago: timedelta) -> Hold:
+        """Hold the call about a picture as a worker does that died that long ago."""
+        return await (await self.gate(ago=ago)).reserve(
+            self.tenant.id,
+            provider="paid",
+            model="test-1",
+            prompt="prompt-1",
+            estimated_tokens=1792,
+            subject=f"{sha256}/paid/test-1/v1.0",
+        )
+
+    async def day(self) -> Window:
+        """The tenant's day."""
+        return next(w for w in await (await self.gate()).windows(self.tenant.id) if w.key.period == "day")
+
+    async def rows(self, query: str) -> list[tuple[object, ...]]:
+        """Ask the database."""
+        return [tuple(row) for row in await self.world.database.pool.fetch(query)]
+
+
+Pictures = Callable[[dict[str, Image.Image]], Awaitable[Bench]]
+
+
+@pytest.fixture
+async def with_pictures(
+    tmp_path: Path, world: World, database: str, bucket: str, parts: Settings
+) -> AsyncIterator[Pictures]:
+    """Store pictures, given by file name, for a tenant."""
+    async with AsyncExitStack() as stack:
+
+        async def make(pictures: dict[str, Image.Image]) -> Bench:
+            for name, picture in pictures.items():
+                picture.save(tmp_path / name)
+            tenant = await world.tenant("Payer")
+            await world.load(tenant, tmp_path)
+            await world.store_media(tenant)
+            rows = await world.database.pool.fetch(
+                "SELECT sha256 FROM media_objects ORDER BY first_post_seq, first_position"
+            )
+            return Bench(
+                worlds=lambda: stack.enter_async_context(open_world(database, bucket, parts)),
+                ledgers=lambda: stack.enter_async_context(PostgresBudget.open(database)),
+                world=world,
+                tenant=tenant,
+                sha256s=[row["sha256"] for row in rows],
+            )
+
+        yield make
+
+
+@pytest.fixture
+async def bench(with_pictures: Pictures) -> Bench:
+    """Six pictures that do not look alike."""
+    return await with_pictures({f"{seed}.jpg": photo(320, 240, seed=seed) for seed in range(6)})
+
+
+async def test_two_workers_make_one_call_a_picture(bench: Bench) -> None:
+    """Two passes over the same tenant at once pay for each picture once; both end with nothing left to do."""
+
+    async def think() -> None:
+        await asyncio.sleep(0.05)
+
+    bench.provider.thinking = think
+    workers = [await bench.worlds() for _ in range(2)]
+    reports = await asyncio.gather(*(bench.analyse(world=world) for world in workers))
+    assert sorted(bench.provider.calls) == sorted(bench.sha256s)
+    assert sum(report.analyses for report in reports) == 6
+    assert not any(report.failures or report.deferred for report in reports)
+    window = await bench.day()
+    assert (window.used_tokens, window.used_requests, window.held_tokens) == (6 * 700, 6, 0)
+    assert await bench.rows("SELECT count(*), sum(tokens_used) FROM vision_results WHERE status = 'ok'") == [(6, 4200)]
+
+
+async def test_a_dead_workers_call_is_made_again(bench: Bench) -> None:
+    """A worker that died in its call blocks that picture until its hold expires; then the call is made again."""
+    await bench.leave_a_hold(bench.sha256s[0], ago=timedelta(seconds=10))
+    report = await bench.analyse()
+    assert bench.sha256s[0] not in bench.provider.calls
+    assert report.deferred == {"in_flight": 1}
+    await bench.world.database.pool.execute("UPDATE budget_holds SET expires_at = now()")
+    report = await bench.analyse()
+    assert bench.provider.calls.count(bench.sha256s[0]) == 1
+    assert not report.deferred
+    window = await bench.day()
+    assert (window.used_tokens, window.phantom_tokens, window.held_tokens) == (6 * 700 + 1792, 1792, 0)
+
+
+async def test_a_picture_that_kills_its_workers_is_given_up(bench: Bench) -> None:
+    """After three calls that ended without a trace there is no fourth: the picture goes to the dead letters."""
+    for minutes in (18, 12, 6):
+        await bench.leave_a_hold(bench.sha256s[0], ago=timedelta(minutes=minutes))
+        await (await bench.gate()).sweep()
+    report = await bench.analyse()
+    assert bench.sha256s[0] not in bench.provider.calls
+    assert report.reasons == {"too_many_attempts": 1}
+    assert await bench.rows("SELECT item, error_class FROM dead_letters") == [(bench.sha256s[0], "TooManyAttempts")]
+    assert (await bench.day()).phantom_tokens == 3 * 1792
+
+
+async def test_what_another_worker_has_just_done_is_not_paid_for_again(bench: Bench) -> None:
+    """Between the look for work and the hold, another worker may have finished: seen under the hold, at no cost."""
+    other = await bench.worlds()
+    seen = asyncio.Event()
+
+    async def think() -> None:
+        if not seen.is_set():  # in the first call of the first worker, a second one does everything else
+            seen.set()
+            reports.append(await bench.analyse(world=other))
+
+    reports: list[VisionReport] = []
+    bench.provider.thinking = think
+    reports.append(await bench.analyse())
+    assert sorted(bench.provider.calls) == sorted(bench.sha256s)
+    assert sum(report.analyses for report in reports) == 6
+    window = await bench.day()
+    assert (window.used_tokens, window.held_tokens, window.used_requests) == (6 * 700, 0, 6)
+
+
+async def test_without_a_ledger_reuse_goes_on(with_pictures: Pictures) -> None:
+    """With the budget out of reach no call is made, while near-duplicates and the cache still give their results."""
+    first = photo(seed=1)
+    bench = await with_pictures({"1.jpg": first, "2.jpg": photo(seed=2)})
+    await bench.analyse()
+    assert len(bench.provider.calls) == 2
+    # The second result is left in S3 alone, as after a crash; a copy of the first picture and a new one come.
+    await bench.world.database.pool.execute("DELETE FROM vision_results WHERE sha256 = $1", bench.sha256s[1])
+    await with_pictures({"3.jpg": first.resize((480, 360)), "4.jpg": photo(seed=3)})
+    async with PostgresBudget.open("postgresql://127.0.0.1:1/nowhere") as unreachable:
+        report = await bench.analyse(BudgetGate(unreachable, ROOM, sleep=soon))
+    assert len(bench.provider.calls) == 2
+    assert report.methods == {"cache_hit": 1, "near_duplicate": 1}
+    assert report.deferred == {"ledger_unavailable": 1}
+    assert not report.failures
+    blocked = "SELECT labels->>'reason', value FROM counters WHERE name = 'vision_budget_gate_blocks_total'"
+    assert await bench.rows(blocked) == [("ledger_unavailable", 1)]
+    # As soon as the ledger is back, what was deferred is done.
+    assert (await bench.analyse()).analyses == 1
+
+
+async def test_an_exhausted_tenant_is_deferred(bench: Bench) -> None:
+    """With room for two calls two are made; the others wait for the next day, and nothing of them is charged."""
+    bench.provider.tokens = 1792
+    bench.limits = BudgetLimits(tenant={"day": Allowance(3 * 1792 - 1)})
+    report = await bench.analyse()
+    assert (report.analyses, report.deferred) == (2, {"daily_limit": 4})
+    window = await bench.day()
+    assert (window.used_tokens, window.held_tokens, window.used_requests) == (2 * 1792, 0, 2)
+    bench.limits = ROOM
+    assert (await bench.analyse()).analyses == 4
+
+
+class BrokenForResults:
+    """A bucket that takes no results."""
+
+    def __init__(self, bucket: S3Bucket) -> None:
+        self._bucket = bucket
+        self.get, self.head, self.delete, self.list = bucket.get, bucket.head, bucket.delete, bucket.list
+
+    async def put(self, key: str, body: bytes, *, mime: str, encoding: str | None = None) -> None:
+        """Fail."""
+        raise StorageUnavailable("503")
+
+
+async def test_what_was_paid_for_is_kept(bench: Bench) -> None:
+    """When S3 takes no results they are charged and kept in Postgres; the next run puts them without another call."""
+    report = await bench.analyse(store=BrokenForResults(bench.world.bucket))
+    assert len(report.failures) == 6
+    assert (await bench.day()).used_tokens == 6 * 700
+    calls = list(bench.provider.calls)
+    report = await bench.analyse()
+    assert (report.methods, report.failures) == ({"cache_hit": 6}, [])
+    assert bench.provider.calls == calls
+    assert len(await bench.world.keys(f"vision/{bench.tenant.id}/")) == 6
+
+
+async def test_nothing_is_paid_for_without_a_gate(bench: Bench) -> None:
+    """A provider whose calls cost is refused where no budget stands before it."""
+    with pytest.raises(ConfigurationError, match="no budget"):
+        VisionPass(
+            tenant_id=bench.tenant.id,
+            provider=bench.provider,
+            store=bench.world.bucket,
+            quota=bench.world.quota(),
+            ledger=PostgresVision(bench.world.database),
+        )

@@ -1,0 +1,39 @@
+"""A provider whose calls cost, for tests: it answers what it is told to, and knows what it billed."""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from tests.results import result
+from vision_assets.core.vision import Analysis
+
+
+async def at_once() -> None:
+    """Let others go on, once."""
+    await asyncio.sleep(0)
+
+
+@dataclass(slots=True)
+class PaidProvider:
+    """Implements `VisionProvider`.
+
+    Attributes:
+        tokens: That a call bills.
+        thinking: Waited for in each call, after it is billed; raises what the call is to raise.
+        calls: Hashes of the pictures that were looked at, in order.
+    """
+
+    tokens: int = 700
+    thinking: Callable[[], Awaitable[None]] = at_once
+    calls: list[str] = field(default_factory=list)
+    name: str = "paid"
+    model: str = "test-1"
+    fingerprint: str = "prompt-1"
+    estimated_tokens: int | None = 1000
+
+    async def analyze(self, content: bytes, *, mime: str) -> Analysis:
+        """Look at one picture."""
+        self.calls.append(hashlib.sha256(content).hexdigest())
+        await self.thinking()
+        return result("a", text="без цифр").analysis.model_copy(update={"tokens_used": self.tokens})

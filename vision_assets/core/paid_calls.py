@@ -1,0 +1,167 @@
+"""Calls that cost, made for one tenant by one pass: each under a hold, and each hold ended as what happened demands.
+
+A denial, and a ledger that cannot be reached, count for a while: so a pass over many pictures asks seldom.
+What is not here: the gate itself (`budget_gate.py`), and what comes before a call (`analysis.py`).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from vision_assets.core.budget import Hold, TokenEstimate
+from vision_assets.core.budget_gate import BudgetGate
+from vision_assets.core.errors import (
+    AnswerRefused,
+    BudgetExceeded,
+    CallDeferred,
+    CallInFlight,
+    InputRejected,
+    ProviderUnavailable,
+    TransientError,
+)
+from vision_assets.core.tenants import TenantId
+from vision_assets.core.vision import SCHEMA_VERSION, Analysis, VisionProvider
+
+log = structlog.get_logger(__name__)
+
+CALL_SECONDS = 240
+"""From the hold to the answer; less than the hold's life, so that who has lost its hold calls no more."""
+
+WAITS_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Between two attempts at a call that somebody else makes, or for which no slot is free. Then it is deferred."""
+
+_VERDICT_HOLDS = timedelta(seconds=30)
+
+
+@dataclass(slots=True)
+class PaidCalls:
+    """What one pass spends.
+
+    Attributes:
+        estimate: What a call is held at; None before `begin`, or if the ledger could not be reached then.
+    """
+
+    gate: BudgetGate
+    tenant_id: TenantId
+    provider: VisionProvider
+    estimate: TokenEstimate | None = None
+    _closed: tuple[str, datetime] | None = None
+
+    async def begin(self) -> None:
+        """Ask once before the pass: without room or ledger, no call is tried for a while, and what is free goes on."""
+        try:
+            await self.gate.sweep(self.tenant_id)
+            await self._learn()
+            found = await self.gate.check_budget(self.tenant_id, self._tokens())
+        except TransientError as error:
+            self._unreachable(error)
+        else:
+            if found.reason is not None:
+                self._close(found.reason, remaining_tokens=found.remaining_tokens, reset_at=str(found.reset_at))
+
+    async def hold(self, sha256: str) -> Hold:
+        """Hold one call about a picture.
+
+        Raises:
+            CallDeferred: Not now; the picture stays to do.
+            CallInFlight: Somebody else makes the call; its result may be there in a moment.
+            BudgetExceeded: No slot is free; one may be in a moment.
+            TooManyAttempts: Not any more.
+        """
+        if self._closed is not None:
+            reason, until = self._closed
+            if self.gate.clock() < until:
+                raise CallDeferred(reason)
+            self._closed = None
+        try:
+            await self._learn()
+            return await self.gate.reserve(
+                self.tenant_id,
+                provider=self.provider.name,
+                model=self.provider.model,
+                prompt=self.provider.fingerprint,
+                estimated_tokens=self._tokens(),
+                subject=f"{sha256}/{self.provider.name}/{self.provider.model}/v{SCHEMA_VERSION}",
+            )
+        except CallInFlight:
+            raise
+        except BudgetExceeded as error:
+            if error.reason == "rate_limited":
+                raise
+            self._close(error.reason, remaining_tokens=error.remaining_tokens, reset_at=str(error.reset_at))
+            raise CallDeferred(error.reason) from error
+        except TransientError as error:
+            raise CallDeferred(self._unreachable(error)) from error
+
+    async def call(self, hold: Hold, fetch: Callable[[], Awaitable[bytes]], *, mime: str) -> Analysis:
+        """Fetch a picture and have it looked at. The hold stays, for `settle`, only if there is an answer.
+
+        Without one: what cannot have been billed is released, what was billed is settled, and what may have been billed
+        is left to expire, so that it is charged.
+
+        Args:
+            fetch: Gives the file as it is stored.
+            mime: As sniffed from the content.
+
+        Raises:
+            InputRejected: This picture can never be analysed.
+            ProviderUnavailable: Transient.
+        """
+        sent = False
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                content = await fetch()
+                sent = True
+                return await self.provider.analyze(content, mime=mime)
+        except AnswerRefused as error:
+            await self.settle(hold, error.tokens_used)
+            raise
+        except BaseException as error:
+            never_billed = isinstance(error, InputRejected) or (
+                isinstance(error, ProviderUnavailable) and not error.sent
+            )
+            if never_billed or not sent:
+                await self.release(hold)
+            else:
+                log.warning("budget.hold_left", error_type=type(error).__name__, outcome="charged when it expires")
+            if isinstance(error, TimeoutError):
+                raise ProviderUnavailable(
+                    f"No answer of {self.provider.name} in {CALL_SECONDS} s", sent=sent
+                ) from error
+            raise
+
+    async def settle(self, hold: Hold, actual_tokens: int) -> None:
+        """Charge what was billed. A ledger that cannot be reached charges the estimate when the hold expires."""
+        try:
+            if await self.gate.settle(hold, actual_tokens) is None:
+                log.warning("budget.settled_twice", actual_tokens=actual_tokens)
+        except TransientError as error:
+            log.warning("budget.not_settled", error_type=type(error).__name__, outcome="charged when it expires")
+
+    async def release(self, hold: Hold) -> None:
+        """End the hold of a call that was never sent."""
+        try:
+            await self.gate.release(hold)
+        except TransientError as error:
+            log.warning("budget.not_released", error_type=type(error).__name__, outcome="charged when it expires")
+
+    async def _learn(self) -> None:
+        self.estimate = await self.gate.estimate(self.provider.name, self.provider.model, self.provider.fingerprint)
+
+    def _tokens(self) -> int:
+        assert self.estimate is not None  # noqa: S101 - for the type checker: `_learn` comes first
+        if self.estimate.learned:
+            return self.estimate.tokens
+        return max(self.estimate.tokens, self.provider.estimated_tokens or 0)
+
+    def _close(self, reason: str, **figures: object) -> None:
+        log.warning("budget.blocked", reason=reason, **figures)
+        self._closed = reason, self.gate.clock() + _VERDICT_HOLDS
+
+    def _unreachable(self, error: TransientError) -> str:
+        log.warning("budget.unreachable", error_type=type(error).__name__, outcome="no paid calls", exc_info=True)
+        self._closed = "ledger_unavailable", self.gate.clock() + _VERDICT_HOLDS
+        return "ledger_unavailable"

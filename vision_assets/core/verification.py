@@ -1,0 +1,95 @@
+"""A look into S3: what lies there is booked, whatever the books said. All that is uncertain ends here.
+
+What is not here: who asks for it and when (`guarded_store.py`).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from vision_assets.core.errors import StorageUnavailable
+from vision_assets.core.object_ledger import Committed, Operation, Overdue, StorageLedger, Taken
+from vision_assets.core.storage import ContentType, ObjectStore
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """An object that was looked at, and what the books said before.
+
+    Attributes:
+        before_bytes: None: the books had no such object.
+        after_bytes: As it lies in S3, and in the books now; None: there is no such object.
+        overdue: An operation that never came back had it.
+        held_bytes: Reserved by that operation until now.
+    """
+
+    key: str
+    content_type: ContentType
+    before_bytes: int | None
+    after_bytes: int | None
+    overdue: bool = False
+    held_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What became of the objects that were to be looked at.
+
+    Attributes:
+        busy: Keys that another operation has: its commit books what is there.
+        failed: Keys that S3 did not tell of; their slots stay until somebody takes them over.
+    """
+
+    verified: tuple[Verified, ...] = ()
+    busy: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+
+
+async def look(taken: Sequence[Taken], *, store: ObjectStore, ledger: StorageLedger, heads: int) -> Verification:
+    """Ask S3 for objects whose slots are held, and book what is there.
+
+    Args:
+        heads: Objects asked for at once.
+
+    Raises:
+        DatabaseUnavailable, DatabaseConflict: Transient; the slots stay until somebody takes them over.
+    """
+    at_once = asyncio.Semaphore(heads)
+    found = await asyncio.gather(*(_head(operation, store, at_once) for operation, _ in taken))
+    seen = [one for one in found if one is not None]
+    booked = dict(zip((one.operation.id for one in seen), await ledger.commit(seen), strict=True))
+    verified: list[Verified] = []
+    busy: list[str] = []
+    failed: list[str] = []
+    for (operation, begun), one in zip(taken, found, strict=True):
+        if one is None:
+            failed.append(operation.key)
+        elif not booked[operation.id]:
+            busy.append(operation.key)
+        else:
+            verified.append(
+                Verified(
+                    key=operation.key,
+                    content_type=operation.content_type,
+                    before_bytes=begun.counted_bytes,
+                    after_bytes=one.bytes,
+                    overdue=isinstance(begun, Overdue),
+                    held_bytes=begun.held_bytes if isinstance(begun, Overdue) else 0,
+                )
+            )
+    return Verification(tuple(verified), tuple(busy), tuple(failed))
+
+
+async def _head(operation: Operation, store: ObjectStore, at_once: asyncio.Semaphore) -> Committed | None:
+    """Tell what lies in S3 under an operation's key; None: S3 did not tell."""
+    async with at_once:
+        try:
+            there = await store.head(operation.key)
+        except StorageUnavailable as error:
+            log.warning("quota.look_failed", key=operation.key, error=str(error))
+            return None
+    return Committed(operation, there.bytes, there.modified_at) if there else Committed(operation, None)
