@@ -62,9 +62,9 @@ class WrappedStore:
         """Delete as ever."""
         await self.store.delete(keys)
 
-    def list(self, prefix: str, *, after: str | None = None) -> AsyncIterator[Sequence[StoredObject]]:
+    def list(self, prefix: str) -> AsyncIterator[Sequence[StoredObject]]:
         """List as ever."""
-        return self.store.list(prefix, after=after)
+        return self.store.list(prefix)
 
 
 @dataclass

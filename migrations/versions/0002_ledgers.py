@@ -29,14 +29,15 @@ CREATE INDEX storage_objects_age ON storage_objects (content_type, recorded_at);
 ALTER TABLE tenant_storage_usage
     ADD COLUMN reserved_bytes bigint NOT NULL DEFAULT 0,
     ADD COLUMN reconciled_at  timestamptz,     -- when the figures were last held against a full listing
-    ADD CONSTRAINT ck_tenant_storage_usage_reserved CHECK (reserved_bytes >= 0);
+    ADD CONSTRAINT ck_tenant_storage_usage_reserved CHECK (reserved_bytes >= 0),
+    SET (fillfactor = 50);                     -- hot rows: room for their next versions on the same page
 
 CREATE TABLE storage_totals (                  -- of all tenants together: what the bucket's and the types' limits bound
     content_type    text PRIMARY KEY CHECK (content_type IN ('media', 'vision', 'crawl')),
     total_bytes     bigint NOT NULL DEFAULT 0 CHECK (total_bytes >= 0),
     reserved_bytes  bigint NOT NULL DEFAULT 0 CHECK (reserved_bytes >= 0),
     objects_count   bigint NOT NULL DEFAULT 0 CHECK (objects_count >= 0)
-) WITH (fillfactor = 20);                      -- hot rows: room for their next versions on the same page
+) WITH (fillfactor = 20);
 
 CREATE TABLE storage_limits (                  -- what a tenant may store, where it differs from the settings
     tenant_id       uuid NOT NULL REFERENCES tenants (id) ON DELETE CASCADE,
@@ -65,7 +66,8 @@ LEFT JOIN storage_objects o USING (content_type)
 GROUP BY content_type;
 
 -- Usage, reservations and totals are sums of the object ledger by construction: whoever changes it moves them by
--- exactly the difference. The tenants' rows are locked before the totals, always.
+-- exactly the difference. The tenants' rows are locked before the totals, always. The time of the last update is true
+-- to the second: it is indexed, and an update that leaves it alone leaves the indexes alone.
 CREATE OR REPLACE FUNCTION add_to_tenant_storage_usage() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     changes jsonb;
@@ -92,11 +94,15 @@ BEGIN
                    sum(coalesce(a.op_delta, 0) - coalesce(r.op_delta, 0)) AS reserved
             FROM added a JOIN removed r USING (tenant_id, s3_key) GROUP BY 1, 2) c;
     END IF;
+    IF changes IS NULL THEN
+        RETURN NULL;
+    END IF;
     UPDATE tenant_storage_usage u SET
         total_bytes = u.total_bytes + c.bytes,
         objects_count = u.objects_count + c.objects,
         reserved_bytes = u.reserved_bytes + c.reserved,
-        last_updated = now()
+        last_updated = CASE WHEN (c.bytes, c.objects) <> (0, 0) AND u.last_updated < now() - interval '1 second'
+                            THEN now() ELSE u.last_updated END
     FROM jsonb_to_recordset(changes)
         AS c (tenant_id uuid, content_type text, bytes bigint, objects bigint, reserved bigint)
     WHERE u.tenant_id = c.tenant_id AND u.content_type = c.content_type
@@ -127,7 +133,7 @@ DROP TRIGGER tenants_inserted ON tenants;
 DROP FUNCTION add_tenant_storage_usage;
 DROP TABLE storage_limits;
 DROP TABLE storage_totals;
-ALTER TABLE tenant_storage_usage DROP COLUMN reserved_bytes, DROP COLUMN reconciled_at;
+ALTER TABLE tenant_storage_usage DROP COLUMN reserved_bytes, DROP COLUMN reconciled_at, RESET (fillfactor);
 DROP INDEX storage_objects_age;
 ALTER TABLE storage_objects
     DROP COLUMN op_id, DROP COLUMN op_kind, DROP COLUMN op_bytes, DROP COLUMN op_delta, DROP COLUMN op_until,

@@ -8,17 +8,15 @@ import random
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests.chaos.figures import write_section
 from tests.chaos.postgres import OwnPostgres, own_postgres
-from vision_assets.settings import PROJECT_ROOT, Settings
-
-FIGURES = PROJECT_ROOT / ".data" / "chaos.json"
+from vision_assets.settings import Settings
 
 
 @dataclass(slots=True)
@@ -77,16 +75,6 @@ def pytest_runtest_makereport(
     if report.when == "call":
         item.stash[FAILED] = report.failed
     return report
-
-
-def write_section(name: str, section: dict[str, Any]) -> None:
-    """Put one test's figures beside those of the others."""
-    FIGURES.parent.mkdir(exist_ok=True, mode=0o711)
-    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    figures[name] = {"finished_at": datetime.now(UTC).isoformat(timespec="seconds"), **section}
-    draft = FIGURES.with_suffix(".draft")
-    draft.write_text(json.dumps(dict(sorted(figures.items())), indent=2, ensure_ascii=False) + "\n")
-    draft.replace(FIGURES)
 
 
 @pytest.fixture

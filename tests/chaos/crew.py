@@ -26,7 +26,7 @@ PROCESSES = 8
 COROUTINES = 64
 # Forked from a server that has loaded everything once and does nothing else: a successor starts in no time.
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["pytest", "tests.chaos.spending", "tests.chaos.storing"])
+_processes.set_forkserver_preload(["pytest", "tests.chaos.spending", "tests.chaos.storing", "tests.chaos.looking"])
 
 _POLL_SECONDS = 0.02
 _STOP_SECONDS = 90
@@ -72,6 +72,7 @@ class Crew:
         seed: Each worker, also each successor, derives one of its own from it.
         deaths: Ends appointed to workers as they start; None or used up: they live.
         patience_seconds: A worker whose death does not come within so many is killed from outside.
+        kills: Workers killed so far, by themselves or from outside.
     """
 
     work: Work
@@ -80,6 +81,7 @@ class Crew:
     seed: int
     deaths: Iterator[Death] | None = None
     patience_seconds: float = 15
+    kills: int = 0
     outside_kills: int = 0
     _workers: list[_Worker] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=count)
@@ -124,6 +126,7 @@ class Crew:
     def _bury(self, worker: _Worker) -> None:
         """Let go of a worker that has ended; an end that was not appointed is an error with its output."""
         worker.leash.close()
+        self.kills += worker.process.exitcode == -signal.SIGKILL
         if worker.process.exitcode not in (0, -signal.SIGKILL):
             said = worker.log.read_text(errors="replace")[-5000:]
             raise AssertionError(f"seed {self.seed}: a worker ended with {worker.process.exitcode}:\n{said}")
@@ -180,11 +183,6 @@ class Crew:
     def counts(self) -> Counter[str]:
         """What all workers have counted, the dead included."""
         return total(self.folder.glob("*.tally"))
-
-    @property
-    def kills(self) -> int:
-        """Workers killed so far."""
-        return self.outside_kills + sum(n for name, n in self.counts.items() if name.startswith("kill "))
 
     def kills_by_step(self) -> dict[str, int]:
         """Kills by side and step."""

@@ -1,4 +1,4 @@
-"""What all coroutines of a worker share. What is not here: what they do (`spending.py`, `storing.py`)."""
+"""What all coroutines of a worker share. What is not here: what they do (`spending.py`, `storing.py`, `looking.py`)."""
 
 import asyncio
 import contextlib

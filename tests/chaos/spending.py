@@ -8,7 +8,6 @@ from uuid import UUID, uuid4
 
 from tests.chaos.biller import call_provider
 from tests.chaos.shift import Shift
-from vision_assets.clients.postgres import Database
 from vision_assets.clients.postgres.budget import PostgresBudget
 from vision_assets.core.budget import BudgetLimits, Hold, Settled
 from vision_assets.core.budget_gate import BudgetGate
@@ -25,9 +24,9 @@ _SETTLE_TRIES = 40
 async def spend(shift: Shift) -> None:
     """Call, settle and sweep until the shift is over."""
     orders = shift.orders
-    async with Database.open(orders["database_url"], max_size=orders["connections"]) as database:
+    async with PostgresBudget.open(orders["database_url"]) as ledger:
         gate = BudgetGate(
-            ledger=shift.points.around(PostgresBudget(database), ("reserve", "settle", "sweep"), prefix="ledger"),
+            ledger=shift.points.around(ledger, ("reserve", "settle", "sweep"), prefix="ledger"),
             limits=BudgetLimits(),  # all stand in the ledger
             hold_life=timedelta(seconds=orders["hold_seconds"]),
         )

@@ -140,7 +140,7 @@ async def test_reconciliation_beside_everything(
                 with crew("storage", doomed, run.folder / "disturbed", run.seed, deaths=appointed) as workers:
                     workers.start(size)
                     async with reconciling(disturbed, tenants, at_once=2):
-                        await workers.run(seconds=seconds, kills=None if run.long else kills)
+                        await workers.run(seconds=run.choose(60, seconds), kills=None if run.long else kills)
                     await workers.stop()
                     counts += workers.counts
                     killed, by_step = workers.kills, workers.kills_by_step()

@@ -96,12 +96,12 @@ async def watch_over(connection: Connection, told: dict[str, Any], *, slack_byte
     return Watch(check)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("tenants", [1, 100])
 async def test_storage_race(run: Run, parts: Settings, database: str, bucket: str, tenants: int) -> None:
     """Nobody is killed: usage is the sum of what lies in S3, and at no moment more than the limits."""
     connection = await asyncpg.connect(database)
-    size, turns = run.choose(2, PROCESSES), run.choose(4, 60)
+    size, turns = run.choose(2, PROCESSES), run.choose(4, 30)
     told = orders(
         database,
         bucket_orders(parts, bucket),
@@ -113,7 +113,7 @@ async def test_storage_race(run: Run, parts: Settings, database: str, bucket: st
     with crew("storage", told, run.folder / "crew", run.seed) as workers:
         async with watch.beside(database):
             workers.start(size)
-            await workers.finish(seconds=600)
+            await workers.finish(seconds=1000)
         await workers.stop()
         counts = workers.counts
     await watch.look(connection)

@@ -1,7 +1,7 @@
 """A worker process of the chaos tests: coroutines that spend or store until they are told to stop, or die.
 
 It stops when its leash breaks, so it never outlives the test. What is not here: starting and killing workers
-(`crew.py`), and what one of them does (`spending.py`, `storing.py`).
+(`crew.py`), and what one of them does (`spending.py`, `storing.py`, `looking.py`).
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from tests.chaos.kill_points import Death, KillPoints
 from tests.chaos.shift import Shift
 from tests.chaos.tally import Tally
 
-Work = Literal["budget", "storage"]
+Work = Literal["budget", "storage", "vision"]
 
 
 def follow(work: Work, orders: dict[str, Any], leash: Connection, log: Path) -> None:
@@ -61,11 +61,16 @@ async def _work(work: Work, orders: dict[str, Any], leash: Connection) -> None:
     tally = Tally(Path(orders["tally"]))
     death = Death(**orders["death"]) if orders["death"] else None
     shift = Shift(orders, random.Random(orders["seed"]), tally, KillPoints(tally, death), stopping)
+    # Only what it needs: each imports other parts of the project.
     if work == "budget":
         from tests.chaos.spending import spend
 
         await spend(shift)
-    else:
+    elif work == "storage":
         from tests.chaos.storing import store
 
         await store(shift)
+    else:
+        from tests.chaos.looking import look
+
+        await look(shift)

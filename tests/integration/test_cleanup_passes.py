@@ -120,6 +120,11 @@ class Changed:
         """As before."""
         return self.provider.model
 
+    @property
+    def estimated_tokens(self) -> int | None:
+        """As before."""
+        return self.provider.estimated_tokens
+
     async def analyze(self, content: bytes, *, mime: str) -> Analysis:
         """As before."""
         return await self.provider.analyze(content, mime=mime)

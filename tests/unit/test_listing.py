@@ -112,6 +112,13 @@ async def test_large_folders_are_walked_in_parts_at_once() -> None:
     assert shelf.requests < 2000 / 20 + 2 * 16 + len(PREFIXES)
 
 
+async def test_keys_on_the_edges_of_parts() -> None:
+    """A key that is itself the edge between two parts belongs to the first of them."""
+    names = [first + rest for first in "0123456789abcdef" for rest in ("", "0", "f")]
+    found = await walked(Shelf([f"media/{TENANT}/{name}" for name in names], page_size=4), pages_before_shards=1)
+    assert {key.rsplit("/", 1)[1]: count for (key, _), count in found.items()} == dict.fromkeys(names, 1)
+
+
 async def test_one_part_that_breaks_off_breaks_the_walk() -> None:
     """The fault of one part is the walk's, as it is and not in a group."""
     shelf = Shelf(keys(200), page_size=5, breaks_after=f"media/{TENANT}/9")

@@ -405,6 +405,22 @@ async def test_a_slot_that_was_lost_is_looked_at_again() -> None:
     assert scene.sizes == {"a": 400}
 
 
+async def test_what_is_told_is_checked_where_somebody_else_may_have_written() -> None:
+    """A size that is told is booked as it is, unless an operation on the key never came back: then S3 is asked."""
+    store = SlowStore()
+    scene = Scene(store)
+    assert await scene.guard.update_tenant_usage(TENANT, "a", "media", 300)
+    assert (scene.sizes, store.heads) == ({"a": 300}, 0)
+    task = asyncio.create_task(scene.put("a", 400))
+    await asyncio.sleep(0)
+    assert not await scene.guard.update_tenant_usage(TENANT, "a", "media", 300)
+    task.cancel()
+    store.objects["a"] = bytes(400)  # S3 had taken it
+    scene.now += SLOT_LIFE
+    assert await scene.another_process().update_tenant_usage(TENANT, "a", "media", 300)
+    assert (scene.sizes, scene.held) == ({"a": 400}, 0)
+
+
 async def test_verdict() -> None:
     """The verdict tells reason and figures, and holds nothing; a check that fails allows."""
     scene = Scene()

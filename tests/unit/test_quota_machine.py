@@ -43,6 +43,7 @@ class MemoryBooks:
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(3600)
 def test_quota_machine(request: pytest.FixtureRequest) -> None:
     """Whatever happens to operations, in whatever order, the books stay right."""
     long = request.config.getoption("--long")

@@ -61,30 +61,38 @@ class PostgresBudget:
     async def reserve(
         self, requests: Sequence[HoldRequest], *, limits: BudgetLimits, now: datetime, until: datetime
     ) -> Sequence[Answer]:
-        """See the Protocol. Mostly all of it fits, and that is one statement; else it is decided under a lock."""
+        """See the Protocol. Mostly all of it fits, and that is one statement; else it is decided one by one."""
         day = now.date()
         holds = [hold_of(request, day=day, until=until) for request in requests]
         with suppress(asyncpg.UniqueViolationError):  # an id or a subject is held already
             async with self.database.connection() as connection:
                 if await _hold_all(connection, holds, limits=limits, now=now):
                     return holds
-        for _ in range(_DECISIONS):
-            answers = await self._decide(requests, limits=limits, now=now, until=until)
+        for attempt in range(_DECISIONS):
+            answers = await self._decide(requests, limits=limits, now=now, until=until, alone=attempt == _DECISIONS - 1)
             if answers is not None and not (any(map(_waits_for_others, answers)) and (await self.sweep(now=now)).holds):
                 return answers
         raise DatabaseConflict("The token budget moved again and again while a batch was decided")
 
     async def _decide(
-        self, requests: Sequence[HoldRequest], *, limits: BudgetLimits, now: datetime, until: datetime
+        self, requests: Sequence[HoldRequest], *, limits: BudgetLimits, now: datetime, until: datetime, alone: bool
     ) -> Sequence[Answer] | None:
-        """Decide a batch one by one. None: a limit moved meanwhile; nothing was done."""
+        """Decide a batch one by one. What is denied needs no lock, and what is granted is checked under it once more.
+
+        Args:
+            alone: Keep everyone else from the budget meanwhile.
+
+        Returns:
+            None: others were faster, and nothing was done.
+        """
         day = now.date()
         calls = {(request.tenant_id, request.provider) for request in requests}
         keys = list({key for tenant_id, provider in calls for key in window_keys(tenant_id, day, provider=provider)})
         ids = {request.id for request in requests}
         subjects = {(request.tenant_id, request.subject) for request in requests if request.subject is not None}
-        async with self.database.transaction() as connection:
-            await sql.lock(connection)
+        async with self.database.transaction() if alone else self.database.connection() as connection:
+            if alone:
+                await sql.lock(connection)
             windows = {window.key: window for window in await _read_windows(connection, keys, limits=limits)}
             found = sql.known_holds(
                 connection,
@@ -94,9 +102,10 @@ class PostgresBudget:
             )
             known = _known([row async for row in found], ids)
             answers, new = admit(requests, windows, known, day=day, until=until)
-            if new and not await _hold_all(connection, new, limits=limits, now=now):
-                return None
-            return answers
+            with suppress(asyncpg.UniqueViolationError):
+                if not new or await _hold_all(connection, new, limits=limits, now=now):
+                    return answers
+            return None
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Settled | None]:
         """See the Protocol."""

@@ -27,7 +27,7 @@ LEFT JOIN budget_limits l USING (scope, period)
 ORDER BY m.place;
 
 -- name: known_holds(ids, tenant_ids, subjects)
--- Holds under these ids, live and expired ones for these subjects. Under the lock nothing of it moves.
+-- Holds under these ids, and live and expired ones for these subjects.
 SELECT * FROM budget_holds WHERE id = ANY(:ids::uuid[])
 UNION ALL
 SELECT h.* FROM unnest(:tenant_ids::uuid[], :subjects::text[]) AS s (tenant_id, subject)

@@ -51,8 +51,20 @@ class PostgresCleanup:
 
     async def candidates(self, step: Step, *, after: Cursor | None, limit: int) -> Sequence[Candidate]:
         """See the Protocol."""
+        after_at, after_tenant, after_key = after or BEGINNING
+        page = {"after_at": after_at, "after_tenant": after_tenant, "after_key": after_key, "row_limit": limit}
         async with self.database.connection() as connection:
-            return await _old(connection, step.content_type, step=step, after=after or BEGINNING, limit=limit)
+            if step.content_type == "media":
+                rows = sql.unreferenced_pictures(
+                    connection,
+                    before=step.before,
+                    settled_before=step.settled_before,
+                    vision_before=step.vision_before,
+                    **page,
+                )
+            else:
+                rows = sql.old_objects(connection, content_type=step.content_type, before=step.before, **page)
+            return [_candidate(row) async for row in rows]
 
     async def claim(
         self,
@@ -72,11 +84,9 @@ class PostgresCleanup:
                 keys = [candidate.key for candidate in candidates if candidate.content_type == content_type]
                 if not keys:
                     continue
-                if content_type == "media":
-                    await sql.lock_pictures(connection, tenant_id=tenant_id, s3_keys=keys)
-                found = await _old(connection, content_type, step=step, only=(tenant_id, keys), limit=len(keys))
-                await _forget(connection, tenant_id, content_type, [candidate.key for candidate in found])
-                operations += [Operation(uuid4(), tenant_id, one.key, content_type, "delete") for one in found]
+                gone = await _still(connection, tenant_id, content_type, keys, step=step)
+                await _forget(connection, tenant_id, content_type, gone)
+                operations += [Operation(uuid4(), tenant_id, key, content_type, "delete") for key in gone]
             begun = await begin_operations(connection, operations, limits=limits, now=now, until=until)
         # All are granted: under the tenant's lock, nothing was under way for them.
         return [(o, answer) for o, answer in zip(operations, begun, strict=True) if isinstance(answer, Granted)]
@@ -99,43 +109,22 @@ class PostgresCleanup:
             )
 
 
-async def _old(
-    connection: Connection,
-    content_type: ContentType,
-    *,
-    step: Step,
-    only: tuple[TenantId, Sequence[str]] | tuple[None, None] = (None, None),
-    after: Cursor = BEGINNING,
-    limit: int,
-) -> list[Candidate]:
-    """List objects of a type that may go in a step.
+async def _still(
+    connection: Connection, tenant_id: TenantId, content_type: ContentType, keys: Sequence[str], *, step: Step
+) -> list[str]:
+    """Tell which objects may go now; whatever makes them stay waits until the transaction ends.
 
     Args:
-        content_type: The step's own, or `vision` for results that go with their picture: nothing is asked of their age.
-        only: A tenant and keys of its; else all objects of all tenants.
+        content_type: The step's own, or `vision` for results that go with their picture, whatever their age.
     """
-    tenant_id, keys = only
-    after_at, after_tenant, after_key = after
-    bounds = {
-        "only_tenant": tenant_id,
-        "only_keys": keys,
-        "after_at": after_at,
-        "after_tenant": after_tenant,
-        "after_key": after_key,
-        "row_limit": limit,
-    }
+    of_tenant = {"tenant_id": tenant_id, "s3_keys": keys}
     if content_type == "media":
-        rows = sql.unreferenced_pictures(
-            connection,
-            before=step.before,
-            settled_before=step.settled_before,
-            vision_before=step.vision_before,
-            **bounds,
-        )
+        await sql.lock_pictures(connection, **of_tenant)
+        rows = sql.still_unreferenced(connection, before=step.before, settled_before=step.settled_before, **of_tenant)
     else:
         before = step.before if content_type == step.content_type else step.settled_before
-        rows = sql.old_objects(connection, content_type=content_type, before=before, **bounds)
-    return [_candidate(row) async for row in rows]
+        rows = sql.still_old(connection, before=before, **of_tenant)
+    return [row["s3_key"] async for row in rows]
 
 
 async def _forget(connection: Connection, tenant_id: TenantId, content_type: ContentType, keys: Sequence[str]) -> None:

@@ -10,14 +10,13 @@ SELECT sum(total_bytes + reserved_bytes)::bigint FROM storage_totals;
 -- Tenants with operations that never came back.
 SELECT DISTINCT tenant_id FROM storage_objects WHERE op_id IS NOT NULL AND op_until <= :now ORDER BY tenant_id;
 
--- name: old_objects(content_type, before, only_tenant, only_keys, after_at, after_tenant, after_key, row_limit)
--- Objects of a type, crawl or vision, that were put before and that nothing is under way for, the oldest first: of all
--- tenants, or of one tenant those with these keys. A result that stands in S3 alone stays as long as its picture: the next
--- pass over the pictures takes it from there.
+-- name: old_objects(content_type, before, after_at, after_tenant, after_key, row_limit)
+-- Objects of all tenants of a type, crawl or vision, that were put before and that nothing is under way for, the oldest
+-- first. A result that stands in S3 alone stays as long as its picture: the next pass over the pictures takes it from
+-- there.
 SELECT o.tenant_id, o.s3_key, o.content_type, o.bytes, o.recorded_at AS place_at, o.s3_key AS place_key
 FROM storage_objects o
 WHERE o.content_type = :content_type AND o.bytes IS NOT NULL AND o.op_id IS NULL AND o.recorded_at < :before
-  AND (:only_tenant::uuid IS NULL OR o.tenant_id = :only_tenant AND o.s3_key = ANY(:only_keys::text[]))
   AND (o.recorded_at, o.tenant_id, o.s3_key) > (:after_at::timestamptz, :after_tenant::uuid, :after_key::text)
   AND (NOT EXISTS (
           SELECT FROM media_objects m
@@ -29,28 +28,41 @@ WHERE o.content_type = :content_type AND o.bytes IS NOT NULL AND o.op_id IS NULL
 ORDER BY o.recorded_at, o.tenant_id, o.s3_key
 LIMIT :row_limit;
 
--- name: unreferenced_pictures(before, settled_before, only_tenant, only_keys, vision_before, after_at, after_tenant, after_key, row_limit)
--- Pictures that no post refers to and that nothing is under way for, for their results neither, least recently used first:
--- of all tenants, or of one tenant those with these keys of which no result is left in S3. Just before each one come its
--- results in S3, but for those old enough to go by themselves.
+-- name: still_old(tenant_id, s3_keys, before)
+-- Which of these may go now, under the tenant's lock, by the conditions of `old_objects`; without its order and limit,
+-- so that they are looked up by their keys.
+SELECT o.s3_key
+FROM storage_objects o
+WHERE o.tenant_id = :tenant_id AND o.s3_key = ANY(:s3_keys::text[])
+  AND o.bytes IS NOT NULL AND o.op_id IS NULL AND o.recorded_at < :before
+  AND (NOT EXISTS (
+          SELECT FROM media_objects m
+          WHERE m.tenant_id = o.tenant_id AND m.sha256 = substring(o.s3_key FROM '^vision/[^/]*/([0-9a-f]{64})_'))
+      OR EXISTS (
+          SELECT FROM vision_results r
+          WHERE r.tenant_id = o.tenant_id AND r.sha256 = substring(o.s3_key FROM '^vision/[^/]*/([0-9a-f]{64})_')
+            AND coalesce(r.s3_key, o.s3_key) = o.s3_key));
+
+-- name: unreferenced_pictures(before, settled_before, vision_before, after_at, after_tenant, after_key, row_limit)
+-- Pictures of all tenants that no post refers to and that nothing is under way for, for their results neither, least
+-- recently used first; just before each one its results in S3, but for those old enough to go by themselves.
 WITH pictures AS MATERIALIZED (
     SELECT o.tenant_id, o.s3_key, o.bytes, m.sha256, coalesce(m.last_used_at, o.recorded_at) AS used_at
     FROM storage_objects o
     LEFT JOIN media_objects m ON m.tenant_id = o.tenant_id AND m.s3_key = o.s3_key
     WHERE o.content_type = 'media' AND o.bytes IS NOT NULL AND o.op_id IS NULL AND o.recorded_at < :settled_before
       AND coalesce(m.last_used_at, o.recorded_at) < :before
-      AND (:only_tenant::uuid IS NULL OR o.tenant_id = :only_tenant AND o.s3_key = ANY(:only_keys::text[]))
-      AND NOT EXISTS (
-          SELECT FROM vision_results r
-          JOIN storage_objects v ON v.tenant_id = r.tenant_id AND v.s3_key = r.s3_key
-          WHERE r.tenant_id = m.tenant_id AND r.sha256 = m.sha256
-            AND (:only_tenant::uuid IS NOT NULL OR v.op_id IS NOT NULL OR v.recorded_at >= :settled_before))
       AND (coalesce(m.last_used_at, o.recorded_at), o.tenant_id, o.s3_key)
           > (:after_at::timestamptz, :after_tenant::uuid, :after_key::text)
       AND NOT EXISTS (
           SELECT FROM post_media p
           WHERE p.tenant_id = o.tenant_id
             AND p.sha256 = coalesce(m.sha256, substring(o.s3_key FROM '([0-9a-f]{64})[^/]*$')))
+      AND NOT EXISTS (
+          SELECT FROM vision_results r
+          JOIN storage_objects v ON v.tenant_id = r.tenant_id AND v.s3_key = r.s3_key
+          WHERE r.tenant_id = m.tenant_id AND r.sha256 = m.sha256
+            AND (v.op_id IS NOT NULL OR v.recorded_at >= :settled_before))
     ORDER BY used_at, o.tenant_id, o.s3_key
     LIMIT :row_limit
 )
@@ -67,6 +79,24 @@ ORDER BY place_at, tenant_id, place_key, content_type DESC, s3_key;
 -- Keeps pictures from being used until the transaction ends; comes after the tenant's usage.
 SELECT FROM media_objects WHERE tenant_id = :tenant_id AND s3_key = ANY(:s3_keys::text[]) ORDER BY sha256 FOR UPDATE;
 
+-- name: still_unreferenced(tenant_id, s3_keys, before, settled_before)
+-- Which of these pictures may go now, under the tenant's lock and their own, by the conditions of
+-- `unreferenced_pictures`; none of which a result is left in S3.
+SELECT o.s3_key
+FROM storage_objects o
+LEFT JOIN media_objects m ON m.tenant_id = o.tenant_id AND m.s3_key = o.s3_key
+WHERE o.tenant_id = :tenant_id AND o.s3_key = ANY(:s3_keys::text[])
+  AND o.bytes IS NOT NULL AND o.op_id IS NULL AND o.recorded_at < :settled_before
+  AND coalesce(m.last_used_at, o.recorded_at) < :before
+  AND NOT EXISTS (
+      SELECT FROM post_media p
+      WHERE p.tenant_id = o.tenant_id
+        AND p.sha256 = coalesce(m.sha256, substring(o.s3_key FROM '([0-9a-f]{64})[^/]*$')))
+  AND NOT EXISTS (
+      SELECT FROM vision_results r
+      JOIN storage_objects v ON v.tenant_id = r.tenant_id AND v.s3_key = r.s3_key
+      WHERE r.tenant_id = m.tenant_id AND r.sha256 = m.sha256);
+
 -- name: forget_results(tenant_id, s3_keys)!
 -- Notes that results stand in Postgres alone, on purpose. They stay done.
 UPDATE vision_results r SET s3_key = NULL, s3_bytes = NULL, s3_evicted_at = now()
@@ -75,8 +105,8 @@ WHERE r.tenant_id = :tenant_id AND r.sha256 = substring(gone.s3_key FROM '^visio
   AND r.s3_key = gone.s3_key;
 
 -- name: forget_keys_of_posts(tenant_id, s3_keys)!
--- Takes the keys of removed results out of the enriched posts that tell them. The rows stay up to date: what they say of
--- the pictures is as true as before. Rows are locked in the order of the posts, as their writers do.
+-- Takes the keys of removed results out of the enriched posts that tell them. The rows stay up to date: what they say
+-- of the pictures is as true as before. Rows are locked in the order of the posts, as their writers do.
 WITH telling AS (
     SELECT e.post_id
     FROM post_enrichment e
@@ -87,7 +117,8 @@ WITH telling AS (
         JOIN post_media m ON m.tenant_id = :tenant_id
                          AND m.sha256 = substring(gone.s3_key FROM '^vision/[^/]*/([0-9a-f]{64})_'))
       AND EXISTS (
-        SELECT FROM jsonb_array_elements(e.data -> 's3_keys_list') AS item WHERE item ->> 's3_key' = ANY(:s3_keys::text[]))
+        SELECT FROM jsonb_array_elements(e.data -> 's3_keys_list') AS item
+        WHERE item ->> 's3_key' = ANY(:s3_keys::text[]))
     ORDER BY p.seq
     FOR UPDATE OF e
 )
@@ -123,7 +154,8 @@ DELETE FROM media_objects WHERE tenant_id = :tenant_id AND s3_key = ANY(:s3_keys
 
 -- name: stored(tenant_id, s3_keys)
 -- Which of these objects are known to lie in S3.
-SELECT s3_key FROM storage_objects WHERE tenant_id = :tenant_id AND s3_key = ANY(:s3_keys::text[]) AND bytes IS NOT NULL;
+SELECT s3_key FROM storage_objects
+WHERE tenant_id = :tenant_id AND s3_key = ANY(:s3_keys::text[]) AND bytes IS NOT NULL;
 
 -- name: count(tenant_id, names, labels, amounts)!
 -- Raises counters of a tenant, as long as it is there. One order for all, so that two writers never deadlock.
