@@ -310,3 +310,22 @@ async def test_two_processes_never_hold_one_subject(budget: Budget) -> None:
     assert sum(isinstance(answer, Hold) for answer in answers) == 1
     assert sum(isinstance(answer, CallInFlight) for answer in answers) == 15
     assert (await budget.day()).held_requests == 1
+
+
+@pytest.mark.slow
+async def test_a_frozen_process_does_not_stop_the_others(budget: Budget) -> None:
+    """Who freezes in the middle of a decision, with everyone waiting for it, loses its turn after some seconds."""
+    at, ledger, frozen = await budget.gate(), await budget.open_ledger(), asyncio.Event()
+
+    async def freeze() -> None:
+        async with ledger.database.transaction() as connection:
+            await connection.execute("SELECT lock_budget()")
+            frozen.set()
+            await asyncio.sleep(8)
+
+    freezing = asyncio.create_task(freeze())
+    await frozen.wait()
+    await asyncio.wait_for(hold(at, 10), 15)
+    with pytest.raises(DatabaseUnavailable):
+        await freezing
+    assert (await budget.day()).held_tokens == 10

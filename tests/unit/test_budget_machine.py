@@ -26,6 +26,7 @@ class MemoryMachine(BudgetMachine):
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(1800)
 def test_books_agree_whatever_happens(pytestconfig: pytest.Config) -> None:
     """Thousands of steps in random orders leave the books equal to the list, and nothing held at the end."""
     examples, steps = (1500, 80) if pytestconfig.getoption("--long") else (60, 40)

@@ -16,6 +16,7 @@ from vision_assets.core.errors import (
     BudgetExceeded,
     CallDeferred,
     CallInFlight,
+    DatabaseConflict,
     DatabaseUnavailable,
     InputRejected,
     MediaMissing,
@@ -34,6 +35,7 @@ class Books(MemoryBudget):
 
     asked = 0
     down = False
+    busy = False
 
     async def reserve(
         self, requests: Sequence[HoldRequest], *, limits: BudgetLimits, now: datetime, until: datetime
@@ -42,6 +44,8 @@ class Books(MemoryBudget):
         self.asked += 1
         if self.down:
             raise DatabaseUnavailable("down")
+        if self.busy:
+            raise DatabaseConflict("lock time-out")
         return await MemoryBudget.reserve(self, requests, limits=limits, now=now, until=until)
 
 
@@ -186,6 +190,16 @@ async def test_without_a_ledger_calls_are_deferred() -> None:
     assert setting.books.asked == asked
     setting.books.down = False
     setting.now += timedelta(seconds=31)
+    await setting.calls.hold("picture")
+
+
+async def test_a_busy_ledger_is_not_a_dead_one() -> None:
+    """After a lock time-out the call is deferred, and the next one asks at once: only an outage counts for a while."""
+    setting = Setting()
+    setting.books.busy = True
+    with pytest.raises(CallDeferred, match="ledger_busy"):
+        await setting.calls.hold("picture")
+    setting.books.busy = False
     await setting.calls.hold("picture")
 
 

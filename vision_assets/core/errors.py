@@ -246,14 +246,14 @@ class CallDeferred(TransientError):
     """A call that costs is not made now, and stays to be made.
 
     Attributes:
-        reason: `daily_limit`, `monthly_limit`, `global_limit`, `rate_limited`, `in_flight` or `ledger_unavailable`.
+        reason: That of the denial (`daily_limit` …), or `in_flight`, `ledger_busy`, `ledger_unavailable`.
     """
 
     def __init__(self, reason: str) -> None:
         """Keep the code beside the text.
 
         Args:
-            reason: `daily_limit`, `monthly_limit`, `global_limit`, `rate_limited`, `in_flight` or `ledger_unavailable`.
+            reason: That of the denial (`daily_limit` …), or `in_flight`, `ledger_busy`, `ledger_unavailable`.
         """
         super().__init__(f"The call is made later ({reason}).")
         self.reason = reason

@@ -6,7 +6,7 @@ What is not here: the gate itself (`budget_gate.py`), and what comes before a ca
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -18,6 +18,7 @@ from vision_assets.core.errors import (
     BudgetExceeded,
     CallDeferred,
     CallInFlight,
+    DatabaseConflict,
     InputRejected,
     ProviderUnavailable,
     TransientError,
@@ -54,8 +55,9 @@ class PaidCalls:
         """Ask once before the pass: without room or ledger, no call is tried for a while, and what is free goes on."""
         try:
             await self.gate.sweep(self.tenant_id)
-            await self._learn()
-            found = await self.gate.check_budget(self.tenant_id, self._tokens())
+            found = await self.gate.check_budget(self.tenant_id, await self._learn())
+        except DatabaseConflict:
+            log.warning("budget.busy", outcome="asked before the first call", exc_info=True)
         except TransientError as error:
             self._unreachable(error)
         else:
@@ -77,13 +79,12 @@ class PaidCalls:
                 raise CallDeferred(reason)
             self._closed = None
         try:
-            await self._learn()
             return await self.gate.reserve(
                 self.tenant_id,
                 provider=self.provider.name,
                 model=self.provider.model,
                 prompt=self.provider.fingerprint,
-                estimated_tokens=self._tokens(),
+                estimated_tokens=await self._learn(),
                 subject=f"{sha256}/{self.provider.name}/{self.provider.model}/v{SCHEMA_VERSION}",
             )
         except CallInFlight:
@@ -93,6 +94,8 @@ class PaidCalls:
                 raise
             self._close(error.reason, remaining_tokens=error.remaining_tokens, reset_at=str(error.reset_at))
             raise CallDeferred(error.reason) from error
+        except DatabaseConflict as error:
+            raise CallDeferred("ledger_busy") from error
         except TransientError as error:
             raise CallDeferred(self._unreachable(error)) from error
 
@@ -148,14 +151,13 @@ class PaidCalls:
         except TransientError as error:
             log.warning("budget.not_released", error_type=type(error).__name__, outcome="charged when it expires")
 
-    async def _learn(self) -> None:
-        self.estimate = await self.gate.estimate(self.provider.name, self.provider.model, self.provider.fingerprint)
-
-    def _tokens(self) -> int:
-        assert self.estimate is not None  # noqa: S101 - for the type checker: `_learn` comes first
-        if self.estimate.learned:
-            return self.estimate.tokens
-        return max(self.estimate.tokens, self.provider.estimated_tokens or 0)
+    async def _learn(self) -> int:
+        """Tell what a call is held at: as learned, and until then what the provider says, at least the floor."""
+        found = await self.gate.estimate(self.provider.name, self.provider.model, self.provider.fingerprint)
+        if not found.learned:
+            found = replace(found, tokens=max(found.tokens, self.provider.estimated_tokens or 0))
+        self.estimate = found
+        return found.tokens
 
     def _close(self, reason: str, **figures: object) -> None:
         log.warning("budget.blocked", reason=reason, **figures)

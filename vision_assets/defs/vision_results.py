@@ -111,7 +111,7 @@ async def _budget_of(tenant: Tenant, gate: BudgetGate) -> Sequence[Window]:
 def _estimate_text(estimate: TokenEstimate | None) -> str:
     if estimate is None:
         return "none: calls cost nothing, or the ledger could not be reached"
-    source = "learned from" if estimate.learned else "the floor, as long as too few calls are known:"
+    source = "learned from" if estimate.learned else "a fixed bound: too little is learned from"
     return f"{estimate.tokens} tokens a call, {source} {estimate.calls} calls"
 
 

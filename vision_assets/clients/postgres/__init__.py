@@ -42,6 +42,15 @@ async def _leave(_: "asyncpg.Connection[Any]") -> None:
     """Reset nothing; what is left of a transaction the pool has ended before."""
 
 
+_BRIEF = {
+    # Statements that take arrays of any length: one plan serves them all, and none is made anew.
+    "plan_cache_mode": "force_generic_plan",
+    # A process that freezes while it holds a lock for which all wait must not stop them for long.
+    "idle_in_transaction_session_timeout": "5s",
+    "lock_timeout": "30s",
+}
+
+
 _UNREACHABLE = (
     OSError,
     asyncpg.PostgresConnectionError,
@@ -90,8 +99,8 @@ class Database:
         Args:
             database_url: postgresql://user:password@host:port/database.
             max_size: Connections at most.
-            stateless: Nobody changes its sessions, so they are lent without a reset, which is a round trip less each
-                time; and none is opened before it is needed.
+            stateless: Nobody changes its sessions, and all that is done in them is brief. They are lent without a
+                reset, which is a round trip less each time, and none is opened before it is needed.
 
         Raises:
             DatabaseUnavailable: Nobody answers there.
@@ -103,8 +112,7 @@ class Database:
                 max_size=max_size,
                 init=_set_codecs,
                 reset=_leave if stateless else None,
-                # Its statements take arrays of any length: one plan serves them all, and none is made anew.
-                server_settings={"plan_cache_mode": "force_generic_plan"} if stateless else None,
+                server_settings=_BRIEF if stateless else None,
             )
         async with pool:
             yield cls(pool)

@@ -1,0 +1,84 @@
+"""`vision_results` through Dagster with a provider whose calls cost: what its materialization says of the budget."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from tests.paid_provider import PaidProvider
+from tests.pictures import photo
+from tests.world import open_world
+from vision_assets.core.tenants import Tenant
+from vision_assets.core.vision import VisionProvider
+from vision_assets.definitions import build_defs
+from vision_assets.defs.partitions import TENANTS
+from vision_assets.resources import PostgresResource, S3Resource, TokenBudgetResource, VisionProviderResource
+from vision_assets.settings import Settings
+
+
+class Paid(VisionProviderResource):
+    """The provider of the tests; one call at a time."""
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[VisionProvider]:
+        """Give it."""
+        yield PaidProvider()
+
+
+@pytest.fixture
+def tenant(parts: Settings, database: str, bucket: str, tmp_path: Path) -> Tenant:
+    """A tenant with three pictures in S3."""
+
+    async def store() -> Tenant:
+        async with open_world(database, bucket, parts) as world:
+            for seed in range(3):
+                photo(160, 120, seed=seed).save(tmp_path / f"{seed}.jpg")
+            tenant = await world.tenant("Payer")
+            await world.load(tenant, tmp_path)
+            await world.store_media(tenant)
+            return tenant
+
+    return asyncio.run(store())
+
+
+def materialize(tenant: Tenant, database: str, bucket: str, parts: Settings, *, day_tokens: int) -> dict[str, str]:
+    """Run the asset and give its metadata as text."""
+    assert parts.aws_access_key_id
+    assert parts.aws_secret_access_key
+    defs = build_defs(
+        resources={
+            "postgres": PostgresResource(database_url=database),
+            "s3": S3Resource(
+                bucket=bucket,
+                endpoint_url=parts.s3_endpoint_url,
+                access_key_id=parts.aws_access_key_id.get_secret_value(),
+                secret_access_key=parts.aws_secret_access_key.get_secret_value(),
+            ),
+            "vision_provider": Paid(ocr_languages="", concurrency=1),
+            "token_budget": TokenBudgetResource(tenant_day_tokens=day_tokens, tenant_calls=3),
+        }
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(TENANTS.name or "", [str(tenant.id)])
+        job = defs.resolve_implicit_global_asset_job_def()
+        result = job.execute_in_process(
+            instance=instance, partition_key=str(tenant.id), asset_selection=[dg.AssetKey("vision_results")]
+        )
+        (event,) = result.asset_materializations_for_node("vision_results")
+        return {name: str(value.value) for name, value in event.metadata.items()}
+
+
+def test_what_the_budget_allowed(tenant: Tenant, database: str, bucket: str, parts: Settings) -> None:
+    """Calls made and deferred, tokens, what a call is held at, and the books of the day stand in the metadata."""
+    shown = materialize(tenant, database, bucket, parts, day_tokens=700 + 1792)
+    assert (shown["analyses"], shown["tokens"], shown["deferred"]) == ("2", "1400", "1")
+    assert "| daily_limit | 1 |" in shown["deferred_because"]
+    assert shown["token_estimate"].startswith("1792 tokens a call, a fixed bound")
+    day = next(line for line in shown["token_budget"].splitlines() if line.startswith("| tenant, day of"))
+    assert [cell.strip() for cell in day.strip("|").split("|")][1:] == ["1,400", "0", "0", "2,492"]
+    shown = materialize(tenant, database, bucket, parts, day_tokens=10_000)
+    assert (shown["analyses"], shown["deferred"], shown["deferred_because"]) == ("1", "0", "none in this run")
+    assert "2 calls" in shown["token_estimate"]
