@@ -206,8 +206,8 @@ def show(result: dict[str, Any]) -> None:
 def main() -> None:
     """Measure, print the table and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=3, help="of a slice")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2, help="of a slice")
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--coroutines", type=int, default=64, help="of a process")
     options = parser.parse_args()
