@@ -6,13 +6,16 @@ What is not here: what is expected (`quota_oracle.py`), and the ledgers that it 
 """
 
 import asyncio
+import logging
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
+import structlog
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -173,6 +176,17 @@ class PlayedLedger:
 def _fail(fate: str, *fates: str) -> None:
     if fate in fates:
         raise DatabaseConflict(fate) if fate == "conflict" else DatabaseUnavailable(fate)
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Log nothing: thousands of tracebacks that nobody reads would take most of the time."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def place_of(key: str) -> Place:

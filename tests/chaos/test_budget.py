@@ -182,6 +182,8 @@ async def test_budget_kills(run: Run, database: str, tenants: int) -> None:
             async with watch.beside(database):
                 workers.start(size)
                 await workers.run(seconds=run.choose(60, 900), kills=kills)
+                workers.deaths = None
+                await workers.run(seconds=run.choose(0, 15))  # long enough for some to settle after their hold's end
                 await workers.stop()
             counts, killed, by_step = workers.counts, workers.kills, workers.kills_by_step()
         await sweep(database, ahead_seconds=hold_seconds)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.quota_machine import TENANTS, Books, QuotaMachine
+from tests.quota_machine import TENANTS, Books, QuotaMachine, unlogged
 from vision_assets.clients.postgres import Database
 from vision_assets.clients.postgres.limits import clear_storage_limits, set_storage_limits
 from vision_assets.clients.postgres.storage import PostgresStorage
@@ -79,7 +79,7 @@ class PostgresBooks:
 def test_quota_machine(database: str, request: pytest.FixtureRequest) -> None:
     """Whatever happens to operations, in whatever order, rows, usage and totals stay right."""
     long = request.config.getoption("--long")
-    with asyncio.Runner() as runner:
+    with unlogged(), asyncio.Runner() as runner:
         opened = Database.open(database, max_size=2)
         under_test = PostgresBooks(runner.run(opened.__aenter__()))
 
@@ -95,8 +95,8 @@ def test_quota_machine(database: str, request: pytest.FixtureRequest) -> None:
             run_state_machine_as_test(
                 Machine,
                 settings=settings(
-                    max_examples=200 if long else 8,
-                    stateful_step_count=60 if long else 25,
+                    max_examples=200 if long else 15,
+                    stateful_step_count=60 if long else 30,
                     deadline=None,
                     suppress_health_check=list(HealthCheck),
                 ),

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.ledgers import MemoryLedger
-from tests.quota_machine import TENANTS, Books, QuotaMachine
+from tests.quota_machine import TENANTS, Books, QuotaMachine, unlogged
 from vision_assets.core.object_ledger import Entry, Place
 from vision_assets.core.quota import OwnLimits, Usage
 from vision_assets.core.storage import ContentType
@@ -47,7 +47,7 @@ class MemoryBooks:
 def test_quota_machine(request: pytest.FixtureRequest) -> None:
     """Whatever happens to operations, in whatever order, the books stay right."""
     long = request.config.getoption("--long")
-    with asyncio.Runner() as runner:
+    with unlogged(), asyncio.Runner() as runner:
 
         class Machine(QuotaMachine):
             loop = runner.get_loop()
