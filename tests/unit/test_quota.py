@@ -240,6 +240,22 @@ async def test_a_cancelled_put_is_looked_after_when_its_time_is_up() -> None:
     assert (scene.sizes, scene.held) == ({"a": 300}, 0)
 
 
+async def test_a_store_that_is_down_is_not_asked_for_every_object() -> None:
+    """After a refused delete of many, a few unanswered looks tell that S3 is down; the rest waits for better times."""
+    scene = Scene()
+    keys = [str(number) for number in range(50)]
+    for key in keys:
+        await scene.put(key, 1)
+    scene.store.broken = {"delete", "head"}
+    with pytest.raises(StorageUnavailable):
+        await scene.guard.delete(TENANT, [(key, "media") for key in keys])
+    assert scene.store.heads == scene.guard.heads
+    scene.now += SLOT_LIFE
+    scene.store.broken = set()
+    assert len((await scene.guard.sweep(TENANT)).verified) == len(keys)
+    assert scene.sizes == dict.fromkeys(keys, 1)
+
+
 async def test_a_key_is_waited_for() -> None:
     """A put of a key that is being put waits for a while, and then goes on."""
     store = SlowStore()

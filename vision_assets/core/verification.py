@@ -53,13 +53,12 @@ async def look(taken: Sequence[Taken], *, store: ObjectStore, ledger: StorageLed
     """Ask S3 for objects whose slots are held, and book what is there.
 
     Args:
-        heads: Objects asked for at once.
+        heads: Objects asked for at once. When S3 has not told of as many, it is down, and the rest is not asked for.
 
     Raises:
         DatabaseUnavailable, DatabaseConflict: Transient; the slots stay until somebody takes them over.
     """
-    at_once = asyncio.Semaphore(heads)
-    found = await asyncio.gather(*(_head(operation, store, at_once) for operation, _ in taken))
+    found = await _heads([operation for operation, _ in taken], store, at_once=heads)
     seen = [one for one in found if one is not None]
     booked = dict(zip((one.operation.id for one in seen), await ledger.commit(seen), strict=True))
     verified: list[Verified] = []
@@ -84,12 +83,22 @@ async def look(taken: Sequence[Taken], *, store: ObjectStore, ledger: StorageLed
     return Verification(tuple(verified), tuple(busy), tuple(failed))
 
 
-async def _head(operation: Operation, store: ObjectStore, at_once: asyncio.Semaphore) -> Committed | None:
-    """Tell what lies in S3 under an operation's key; None: S3 did not tell."""
-    async with at_once:
-        try:
-            there = await store.head(operation.key)
-        except StorageUnavailable as error:
-            log.warning("quota.look_failed", key=operation.key, error=str(error))
-            return None
-    return Committed(operation, there.bytes, there.modified_at) if there else Committed(operation, None)
+async def _heads(operations: Sequence[Operation], store: ObjectStore, *, at_once: int) -> Sequence[Committed | None]:
+    """Tell what lies in S3 under the operations' keys; None: S3 did not tell, or was not asked any more."""
+    turns = asyncio.Semaphore(at_once)
+    failures = 0
+
+    async def head(operation: Operation) -> Committed | None:
+        nonlocal failures
+        async with turns:
+            if failures >= at_once:
+                return None
+            try:
+                there = await store.head(operation.key)
+            except StorageUnavailable as error:
+                failures += 1
+                log.warning("quota.look_failed", key=operation.key, error=str(error))
+                return None
+        return Committed(operation, there.bytes, there.modified_at) if there else Committed(operation, None)
+
+    return await asyncio.gather(*map(head, operations))
