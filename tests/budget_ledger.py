@@ -105,6 +105,22 @@ class MemoryBudget:
             self._counts[hold.provider, hold.model, hold.prompt][-(-actual // TOKENS_STEP) * TOKENS_STEP] += 1
         return Settled(actual, expired)
 
+    async def abandon(self, holds: Sequence[Hold]) -> None:
+        """See the Protocol."""
+        for hold, expired in [self.holds[hold.id] for hold in holds if hold.id in self.holds]:
+            if not expired:
+                self._expire(hold)
+            self.holds[hold.id] = hold._replace(subject=None, attempt=0), True
+
+    async def lost(self, tenant_id: TenantId, *, since: datetime) -> Swept:
+        """See the Protocol."""
+        lost = [
+            hold
+            for hold, expired in self.holds.values()
+            if expired and hold.attempt and hold.tenant_id == tenant_id and hold.expires_at > since
+        ]
+        return Swept(len(lost), sum(hold.estimated_tokens for hold in lost))
+
     async def sweep(self, *, now: datetime, tenant_id: TenantId | None = None) -> Swept:
         """See the Protocol."""
         for hold, expired in list(self.holds.values()):
@@ -116,16 +132,19 @@ class MemoryBudget:
             if not expired and hold.expires_at <= now and tenant_id in (None, hold.tenant_id)
         ]
         for hold in overdue:
-            self.holds[hold.id] = hold, True
-            self._move(
-                hold,
-                used_tokens=hold.estimated_tokens,
-                used_requests=1,
-                held_tokens=-hold.estimated_tokens,
-                held_requests=-1,
-                phantom_tokens=hold.estimated_tokens,
-            )
+            self._expire(hold)
         return Swept(len(overdue), sum(hold.estimated_tokens for hold in overdue))
+
+    def _expire(self, hold: Hold) -> None:
+        self.holds[hold.id] = hold, True
+        self._move(
+            hold,
+            used_tokens=hold.estimated_tokens,
+            used_requests=1,
+            held_tokens=-hold.estimated_tokens,
+            held_requests=-1,
+            phantom_tokens=hold.estimated_tokens,
+        )
 
     async def windows(self, keys: Sequence[WindowKey], *, limits: BudgetLimits) -> Sequence[Window]:
         """See the Protocol."""

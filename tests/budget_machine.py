@@ -223,6 +223,26 @@ class BudgetMachine(RuleBasedStateMachine):
         if call.billed is None and call.state in ("live", "expired"):
             call.billed = round(fraction * call.estimate)
 
+    @rule(call=calls, fraction=st.none() | st.sampled_from(FRACTIONS), losses=st.sampled_from([0, 0, 1, 3]))
+    def abandon(self, call: Call, fraction: float | None, losses: int) -> None:
+        """A call fails before its worker's eyes, billed or not: it is charged at once and may be made again."""
+        if call.billed is None and fraction is not None and call.state in ("live", "expired"):
+            call.billed = round(fraction * call.estimate)
+        self.wire.to_lose = losses
+        self.run(self.gate.abandon(_hold(call)))
+        self.wire.to_lose = 0
+        if call.state in ("live", "expired"):
+            call.state, call.explained, call.subject = "expired", True, None
+
+    @rule(tenant=tenants, hours=st.sampled_from([1, 6, 48]))
+    def lost(self, tenant: TenantId, hours: int) -> None:
+        """Someone asks what was lost of late."""
+        within = timedelta(hours=hours)
+        found = self.run(self.gate.lost(tenant, within=within))
+        self.oracle.sweep(self.now, tenant)
+        lost = self.oracle.lost(tenant, self.now - within)
+        assert (found.holds, found.tokens) == (len(lost), sum(call.estimate for call in lost))
+
     @rule(tenant=st.none() | tenants)
     def sweep(self, tenant: TenantId | None) -> None:
         """The sweeper comes by."""
@@ -232,7 +252,7 @@ class BudgetMachine(RuleBasedStateMachine):
 
     @rule(
         seconds=st.sampled_from(
-            [1, 60, 299, 301, 301, 3 * 3600, 3 * 3600, 24 * 3600, 32 * 86400, 41 * 86400, -1, -301, -4 * 3600]
+            [1, 60, 479, 481, 481, 3 * 3600, 3 * 3600, 24 * 3600, 32 * 86400, 41 * 86400, -1, -481, -4 * 3600]
         )
     )
     def time_passes(self, seconds: int) -> None:

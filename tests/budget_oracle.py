@@ -36,7 +36,11 @@ Verdict: TypeAlias = str
 
 @dataclass(slots=True)
 class Call:
-    """One call that was held, and what became of it."""
+    """One call that was held, and what became of it.
+
+    Attributes:
+        explained: It failed before somebody's eyes, so it is no attempt without a trace.
+    """
 
     id: UUID
     tenant: TenantId
@@ -49,6 +53,7 @@ class Call:
     billed: int | None = None
     charged: int = 0
     hold: Hold | None = None
+    explained: bool = False
 
     def counts_in(self, key: WindowKey) -> bool:
         """Tell whether a window counts this call."""
@@ -96,7 +101,7 @@ class Oracle:
         alike = [c for c in self.calls if c.tenant == wanted.tenant_id and c.subject == wanted.subject is not None]
         if any(call.state == "live" for call in alike):
             return "busy"
-        if sum(call.state == "expired" for call in alike) >= MAX_ATTEMPTS:
+        if sum(call.state == "expired" and not call.explained for call in alike) >= MAX_ATTEMPTS:
             return "too_often"
         return self.denies(wanted.tenant_id, wanted.provider, wanted.estimated_tokens, now, limit) or "held"
 
@@ -123,6 +128,14 @@ class Oracle:
                 end = {"calls": date.min, "day": tomorrow, "month": next_month}[key.period]
                 over.append((end, -place, _reason(key)))
         return max(over)[2] if over else None
+
+    def lost(self, tenant: TenantId, since: datetime) -> list[Call]:
+        """Name the calls that ended without a trace since then."""
+        return [
+            call
+            for call in self.calls
+            if call.tenant == tenant and call.state == "expired" and not call.explained and call.expires_at > since
+        ]
 
     def sweep(self, now: datetime, tenant: TenantId | None = None) -> list[Call]:
         """Let time take its toll."""
@@ -172,6 +185,15 @@ class Wire:
         settled = await self.ledger.settle(outcomes)
         self._acknowledge()
         return settled
+
+    async def abandon(self, holds: Sequence[Hold]) -> None:
+        """See the Protocol."""
+        await self.ledger.abandon(holds)
+        self._acknowledge()
+
+    async def lost(self, tenant_id: TenantId, *, since: datetime) -> Swept:
+        """See the Protocol."""
+        return await self.ledger.lost(tenant_id, since=since)
 
     async def sweep(self, *, now: datetime, tenant_id: TenantId | None = None) -> Swept:
         """See the Protocol."""

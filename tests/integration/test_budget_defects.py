@@ -15,7 +15,7 @@ import pytest
 
 from tests.budget_oracle import Wire
 from vision_assets.clients.postgres.budget import PostgresBudget
-from vision_assets.core.budget import EVERYONE, Allowance, BudgetLimits, Hold, Window
+from vision_assets.core.budget import EVERYONE, HOLD_LIFE, Allowance, BudgetLimits, Hold, Window
 from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.errors import BudgetExceeded, CallInFlight, DatabaseUnavailable
 from vision_assets.core.tenants import TenantId
@@ -92,7 +92,7 @@ async def test_slots_of_dead_workers_come_back(budget: Budget) -> None:
     living = await budget.gate()
     with pytest.raises(BudgetExceeded, match="rate_limited"):
         await hold(living)
-    budget.now += timedelta(seconds=301)
+    budget.now += HOLD_LIFE
     await hold(living)
 
 
@@ -100,7 +100,7 @@ async def test_what_a_dead_worker_called_stays_charged(budget: Budget) -> None:
     """An expired hold is charged at its estimate, not freed: the provider may have billed it."""
     at = await budget.gate()
     await hold(at, 600)
-    budget.now += timedelta(seconds=301)
+    budget.now += HOLD_LIFE
     await at.sweep()
     with pytest.raises(BudgetExceeded, match="daily_limit"):
         await hold(at, 401)
@@ -112,7 +112,7 @@ async def test_a_late_settle_corrects_the_charge(budget: Budget) -> None:
     """A call that ends after its hold expired is charged what it took, once: not on top of its estimate."""
     at = await budget.gate()
     held = await hold(at, 600)
-    budget.now += timedelta(seconds=301)
+    budget.now += HOLD_LIFE
     await at.sweep()
     settled = await at.settle(held, 450)
     assert settled is not None
@@ -126,10 +126,10 @@ async def test_the_sweeper_leaves_live_holds(budget: Budget) -> None:
     """Only what has expired is swept, and once, whoever sweeps. Others' sweepers freed calls under way."""
     at, sweepers = await budget.gate(), [await budget.gate() for _ in range(3)]
     await hold(at, 100)
-    budget.now += timedelta(seconds=200)
+    budget.now += HOLD_LIFE / 2
     live = await hold(at, 200)
-    budget.now += timedelta(seconds=101)
-    async with (await budget.open_ledger()).database.transaction() as connection:
+    budget.now += HOLD_LIFE / 2
+    async with asyncio.timeout(30), (await budget.open_ledger()).database.transaction() as connection:
         await connection.execute("SELECT lock_budget()")
         sweeps = [asyncio.create_task(sweeper.sweep()) for sweeper in sweepers]
         # All have seen the same overdue hold, and wait.
@@ -235,10 +235,10 @@ async def test_a_settle_after_midnight_leaves_the_new_day_alone(budget: Budget) 
     await at.settle(held, 64)
     new_day = await budget.day()
     assert (new_day.used_tokens, new_day.held_tokens) == (0, 1000)
-    budget.now += timedelta(seconds=301)
+    budget.now += HOLD_LIFE
     await at.sweep()
     assert (await budget.day()).phantom_tokens == 1000
-    budget.now = left.expires_at - timedelta(seconds=300)
+    budget.now = left.expires_at - HOLD_LIFE
     window = await budget.day()
     assert (window.used_tokens, window.phantom_tokens, window.held_tokens) == (64 + 50, 50, 0)
 

@@ -4,6 +4,7 @@ What is not here: the gate by itself (`test_budget_defects.py`).
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -13,28 +14,35 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.paid_provider import PaidProvider
+from tests.paid_provider import PaidProvider, at_once
 from tests.pictures import photo
 from tests.world import ROOMY, World, open_world
 from vision_assets.clients.postgres.budget import PostgresBudget
 from vision_assets.clients.postgres.storage import PostgresStorage
 from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.clients.s3 import S3Bucket
-from vision_assets.core.analysis import VisionPass, VisionReport
-from vision_assets.core.budget import Allowance, BudgetLimits, Hold, Window
+from vision_assets.core.analysis import Medium, VisionLedger, VisionPass, VisionReport
+from vision_assets.core.budget import HOLD_LIFE, MAX_ATTEMPTS, Allowance, BudgetLimits, Hold, Window
 from vision_assets.core.budget_gate import BudgetGate
-from vision_assets.core.errors import ConfigurationError, StorageUnavailable
+from vision_assets.core.errors import (
+    AnswerRefused,
+    ConfigurationError,
+    InputRejected,
+    ProviderUnavailable,
+    StorageUnavailable,
+)
 from vision_assets.core.guarded_store import QuotaGuardedStore
 from vision_assets.core.storage import ObjectStore
-from vision_assets.core.tenants import Tenant
+from vision_assets.core.tenants import Tenant, TenantId
+from vision_assets.core.vision import VisionProvider
 from vision_assets.settings import Settings
 
 ROOM = BudgetLimits(tenant={"day": Allowance(1_000_000), "calls": Allowance(requests=3)})
 
 
-async def soon(_: float) -> None:
+async def soon(seconds: float) -> None:
     """Wait, but not as long as said."""
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(seconds / 20)
 
 
 @dataclass(slots=True)
@@ -58,12 +66,18 @@ class Bench:
         return BudgetGate(await self.ledgers(), self.limits, clock=lambda: datetime.now(UTC) - ago, sleep=soon)
 
     async def analyse(
-        self, gate: BudgetGate | None = None, *, world: World | None = None, store: ObjectStore | None = None
+        self,
+        gate: BudgetGate | None = None,
+        *,
+        world: World | None = None,
+        store: ObjectStore | None = None,
+        ledger: VisionLedger | None = None,
     ) -> VisionReport:
         """Run the pass.
 
         Args:
             store: What is put goes there.
+            ledger: Of results; None: the world's.
         """
         world = world or self.world
         gate = gate or await self.gate()
@@ -72,7 +86,7 @@ class Bench:
             provider=self.provider,
             store=world.bucket,
             quota=QuotaGuardedStore(store=store or world.bucket, ledger=PostgresStorage(world.database), limits=ROOMY),
-            ledger=PostgresVision(world.database),
+            ledger=ledger or PostgresVision(world.database),
             gate=gate,
         )
         report = await one_pass.analyse_media()
@@ -168,14 +182,64 @@ async def test_a_dead_workers_call_is_made_again(bench: Bench) -> None:
 
 async def test_a_picture_that_kills_its_workers_is_given_up(bench: Bench) -> None:
     """After three calls that ended without a trace there is no fourth: the picture goes to the dead letters."""
-    for minutes in (18, 12, 6):
-        await bench.leave_a_hold(bench.sha256s[0], ago=timedelta(minutes=minutes))
+    for times in (3, 2, 1):
+        await bench.leave_a_hold(bench.sha256s[0], ago=times * HOLD_LIFE)
         await (await bench.gate()).sweep()
     report = await bench.analyse()
     assert bench.sha256s[0] not in bench.provider.calls
     assert report.reasons == {"too_many_attempts": 1}
     assert await bench.rows("SELECT item, error_class FROM dead_letters") == [(bench.sha256s[0], "TooManyAttempts")]
     assert (await bench.day()).phantom_tokens == 3 * 1792
+
+
+async def test_an_outage_of_the_provider_gives_no_picture_up(bench: Bench) -> None:
+    """Calls that fail before our eyes are charged and made again, however often; then every picture gets a result."""
+
+    async def fail() -> None:
+        raise ProviderUnavailable("502")
+
+    bench.provider.thinking = fail
+    for _ in range(MAX_ATTEMPTS + 1):
+        report = await bench.analyse()
+        assert (len(report.failures), report.deferred) == (6, {})
+    charged = (await bench.day()).used_tokens
+    assert charged == 6 * (MAX_ATTEMPTS + 1) * 1792
+    bench.provider.thinking = at_once
+    report = await bench.analyse()
+    assert (report.analyses, report.reasons) == (6, {})
+    assert (await bench.day()).used_tokens == charged + 6 * 700
+
+
+async def test_a_refusal_is_paid_for_once(bench: Bench) -> None:
+    """A worker that waits for another's call sees that it was refused, and does not pay to hear the same."""
+
+    async def refuse() -> None:
+        await asyncio.sleep(0.05)
+        raise AnswerRefused("blacklist", "The provider will not say.", tokens_used=9)
+
+    class SlowToWrite(PostgresVision):
+        """Gives others time between the refusal and its note."""
+
+        async def record_error(
+            self, tenant_id: TenantId, medium: Medium, error: InputRejected, *, provider: VisionProvider
+        ) -> None:
+            """Write late."""
+            await asyncio.sleep(0.2)
+            await PostgresVision.record_error(self, tenant_id, medium, error, provider=provider)
+
+    bench.provider.thinking = refuse
+    workers = [await bench.worlds() for _ in range(2)]
+    reports = await asyncio.gather(
+        *(bench.analyse(world=world, ledger=SlowToWrite(world.database)) for world in workers)
+    )
+    assert sorted(bench.provider.calls) == sorted(bench.sha256s)
+    assert sum((report.statuses for report in reports), Counter()) == {"error": 6}
+    assert not any(report.failures or report.deferred for report in reports)
+    window = await bench.day()
+    assert (window.used_tokens, window.used_requests, window.held_tokens) == (6 * 9, 6, 0)
+    assert await bench.rows("SELECT DISTINCT status, reason, tokens_used FROM vision_results") == [
+        ("error", "blacklist", 9)
+    ]
 
 
 async def test_what_another_worker_has_just_done_is_not_paid_for_again(bench: Bench) -> None:

@@ -12,6 +12,7 @@ from tests.budget_ledger import MemoryBudget
 from vision_assets.core.budget import (
     EPOCH,
     EVERYONE,
+    HOLD_LIFE,
     LEARNED_FROM_CALLS,
     MAX_ATTEMPTS,
     Allowance,
@@ -261,7 +262,7 @@ async def test_attempts_are_capped() -> None:
     at = gate(clock=clock)
     for attempt in range(1, MAX_ATTEMPTS + 1):
         assert (await hold(at, subject="s")).attempt == attempt
-        clock.now += timedelta(seconds=301)
+        clock.now += HOLD_LIFE
     with pytest.raises(TooManyAttempts) as refused:
         await hold(at, subject="s")
     assert refused.value.reason == "too_many_attempts"
@@ -274,7 +275,7 @@ async def test_dead_calls_leave_their_slots_when_they_are_needed() -> None:
     await hold(at, 70)
     with pytest.raises(BudgetExceeded, match="rate_limited"):
         await hold(at)
-    clock.now += timedelta(seconds=301)
+    clock.now += HOLD_LIFE
     await hold(at, 30)
     window = await day(at)
     assert (window.used_tokens, window.phantom_tokens, window.held_tokens) == (70, 70, 30)
@@ -290,7 +291,7 @@ async def test_the_same_id_is_the_same_hold() -> None:
     with pytest.raises(CallInFlight):
         await hold(at, hold_id=hold_id, subject="another")
     assert (await day(at)).held_requests == 1
-    clock.now += timedelta(seconds=301)
+    clock.now += HOLD_LIFE
     await at.sweep()
     with pytest.raises(CallInFlight):
         await hold(at, hold_id=hold_id)
@@ -314,16 +315,16 @@ class Flaky(MemoryBudget):
     """Books that are done, but whose acknowledgements are lost, or that are not reached at all.
 
     Attributes:
-        lost: Acknowledgements that get lost.
+        unheard: Acknowledgements that get lost.
         down: Nothing arrives.
     """
 
-    lost = 0
+    unheard = 0
     down = False
 
     def _fail(self, when: str) -> None:
-        if self.down or (when == "after" and self.lost):
-            self.lost -= when == "after"
+        if self.down or (when == "after" and self.unheard):
+            self.unheard -= when == "after"
             raise DatabaseUnavailable("gone")
 
     async def reserve(
@@ -381,10 +382,10 @@ async def test_a_lost_acknowledgement_holds_once() -> None:
     """When the answer to a reserve or a settle is lost on the way, the repeated one finds it done."""
     ledger = Flaky()
     at = gate(ledger)
-    ledger.lost = 2
+    ledger.unheard = 2
     held = await hold(at)
     assert (await day(at)).held_requests == 1
-    ledger.lost = 2
+    ledger.unheard = 2
     assert await at.settle(held, 60) is None
     assert (await day(at)).used_tokens == 60
 
@@ -393,7 +394,7 @@ async def test_a_reserve_that_failed_leaves_no_hold() -> None:
     """A hold that was written, but whose every acknowledgement was lost, is released when the ledger answers again."""
     ledger = Flaky()
     at = gate(ledger)
-    ledger.lost = 3
+    ledger.unheard = 3
     with pytest.raises(DatabaseUnavailable):
         await hold(at)
     await at.aclose()
@@ -405,7 +406,7 @@ async def test_a_chosen_id_is_never_released_behind_its_owner() -> None:
     """Who chose the id may ask again; a release in the background could then end the hold under a running call."""
     ledger = Flaky()
     at = gate(ledger)
-    ledger.lost = 3
+    ledger.unheard = 3
     hold_id = uuid4()
     with pytest.raises(DatabaseUnavailable):
         await hold(at, hold_id=hold_id)

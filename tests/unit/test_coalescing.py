@@ -1,6 +1,7 @@
 """Many callers become few batches, and no caller is forgotten."""
 
 import asyncio
+import signal
 from collections.abc import Sequence
 
 import pytest
@@ -107,13 +108,80 @@ async def test_abandoned_items_are_left_out_or_handed_back() -> None:
     assert abandoned == [(1, 2)]
 
 
+def workers() -> list[asyncio.Task[None]]:
+    """The tasks that do batches."""
+    return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
 async def test_the_end_of_the_loop_ends_every_wait() -> None:
     """When the worker is cancelled, callers of its batch and those of the next are cancelled too."""
-    coalescer = Coalescer(Doubling())
+    coalescer = Coalescer(Doubling(), on_abandoned=lambda _, __: None)
     first = coalescer.submit(1)
     await turn()
     second = coalescer.submit(2)
-    (worker,) = (task for task in asyncio.all_tasks() if task is not asyncio.current_task())
+    (worker,) = workers()
     worker.cancel()
     results = await asyncio.wait_for(asyncio.gather(first, second, return_exceptions=True), 1)
     assert [type(result) for result in results] == [asyncio.CancelledError] * 2
+    await asyncio.wait_for(coalescer.drain(), 1)
+
+
+@pytest.mark.parametrize("turns", [0, 5])
+async def test_the_end_of_the_loop_loses_no_item(turns: int) -> None:
+    """Where every item must be done, a worker that is cancelled, begun or not, leaves nothing undone."""
+    doubling = Doubling()
+    coalescer = Coalescer(doubling)
+    first = coalescer.submit(1)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    second = coalescer.submit(2)
+    (worker,) = workers()
+    worker.cancel()
+    draining = asyncio.create_task(coalescer.drain())
+    await turn()
+    doubling.gate.set()
+    await asyncio.wait_for(draining, 1)
+    assert [await first, await second] == [2, 4]
+
+
+def test_an_interrupt_ends_a_run_and_loses_no_item() -> None:
+    """An exception that breaks off the whole loop, as a signal's handler raises it, leaves nothing undone either."""
+
+    class Interrupt(BaseException):
+        """As an orchestrator raises it."""
+
+    done: list[int] = []
+
+    async def slow(items: Sequence[int]) -> Sequence[int]:
+        await asyncio.sleep(0.05)
+        done.extend(items)
+        return items
+
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    async def main() -> None:
+        coalescer = Coalescer(slow)
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        try:
+            await asyncio.gather(coalescer.submit(1), asyncio.sleep(3600))
+        finally:
+            await coalescer.drain()
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(Interrupt), asyncio.Runner() as runner:
+            runner.run(main())
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert done == [1]
+
+
+async def test_an_interrupt_in_a_batch_reaches_its_callers() -> None:
+    """Whatever ends a batch, nobody waits for ever."""
+
+    async def interrupted(_: Sequence[int]) -> Sequence[int]:
+        raise BaseException("interrupt")
+
+    with pytest.raises(BaseException, match="interrupt"):
+        await asyncio.wait_for(Coalescer(interrupted).submit(1), 1)

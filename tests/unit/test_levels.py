@@ -147,11 +147,9 @@ def test_figures_that_were_no_sums() -> None:
 
 def test_stale_holds() -> None:
     """Operations and calls that never came back are a warning each."""
-    assert without_stale_holds(report(), expired_calls=0, expired_tokens=0).severity is None
-    stale = without_stale_holds(
-        report({"stale_hold": Drift(2, 1500, ("media/x",))}), expired_calls=3, expired_tokens=5376
-    )
+    assert without_stale_holds(report(), lost_calls=0, lost_tokens=0).severity is None
+    stale = without_stale_holds(report({"stale_hold": Drift(2, 1500, ("media/x",))}), lost_calls=3, lost_tokens=5376)
     assert stale.severity == "warn"
     for words in ("2 operations", "1,500 bytes", "media/x", "3 calls", "5,376 tokens"):
         assert words in stale.message
-    assert "operations" not in without_stale_holds(report(), expired_calls=1, expired_tokens=9).message
+    assert "operations" not in without_stale_holds(report(), lost_calls=1, lost_tokens=9).message

@@ -8,12 +8,11 @@ from uuid import UUID
 import pytest
 
 from tests.budget_ledger import MemoryBudget
-from tests.paid_provider import PaidProvider
-from vision_assets.core.budget import EVERYONE, Allowance, Answer, BudgetLimits, HoldRequest, Window
+from tests.paid_provider import PaidProvider, at_once
+from vision_assets.core.budget import EVERYONE, MAX_ATTEMPTS, Allowance, Answer, BudgetLimits, HoldRequest, Window
 from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.errors import (
     AnswerRefused,
-    BudgetExceeded,
     CallDeferred,
     CallInFlight,
     DatabaseConflict,
@@ -23,7 +22,7 @@ from vision_assets.core.errors import (
     ProviderUnavailable,
     StorageUnavailable,
 )
-from vision_assets.core.paid_calls import PaidCalls
+from vision_assets.core.paid_calls import WAITS_SECONDS, PaidCalls
 from vision_assets.core.tenants import TenantId
 
 TENANT = TenantId(UUID(int=1))
@@ -67,7 +66,11 @@ class Setting:
             return b"picture"
 
         hold = await self.calls.hold("picture")
-        analysis = await self.calls.call(hold, fetch or content, mime="image/png")
+        try:
+            analysis = await self.calls.call(hold, fetch or content, mime="image/png")
+        except InputRejected:
+            await self.calls.release(hold)
+            raise
         await self.calls.settle(hold, analysis.tokens_used)
 
     async def day(self) -> Window:
@@ -88,31 +91,74 @@ async def test_an_answer_is_charged_as_billed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "used", "held"),
+    ("error", "used"),
     [
-        (AnswerRefused("blacklist", "no", tokens_used=9), 9, 0),
-        (InputRejected("truncated", "not a picture"), 0, 0),
-        (ProviderUnavailable("refused the connection", sent=False), 0, 0),
-        (ProviderUnavailable("no answer"), 0, 1792),
-        (TimeoutError(), 0, 1792),
-        (RuntimeError("a defect of ours"), 0, 1792),
+        (ProviderUnavailable("refused the connection", sent=False), 0),
+        (ProviderUnavailable("no answer"), 1792),
+        (TimeoutError(), 1792),
+        (RuntimeError("a defect of ours"), 1792),
     ],
 )
-async def test_what_a_failed_call_costs(error: Exception, used: int, held: int) -> None:
-    """What was billed is settled, what cannot have been is released, what may have been stays held until it expires."""
-    setting = Setting()
+async def test_what_a_failed_call_costs(error: Exception, used: int) -> None:
+    """What cannot have been billed is released, what may have been is charged; the call may be made again at once."""
+    setting = Setting(BudgetLimits(tenant={"calls": Allowance(requests=1)}))
 
     async def fail() -> None:
         raise error
 
     setting.provider.thinking = fail
-    with pytest.raises(ProviderUnavailable if isinstance(error, TimeoutError) else type(error)):
-        await setting.call()
-    window = await setting.day()
-    assert (window.used_tokens, window.held_tokens) == (used, held)
-    setting.now += timedelta(seconds=301)
-    await setting.gate.sweep()
-    assert (await setting.day()).used_tokens == used + held
+    for times in range(1, MAX_ATTEMPTS + 3):
+        with pytest.raises(ProviderUnavailable if isinstance(error, TimeoutError) else type(error)):
+            await setting.call()
+        window = await setting.day()
+        assert (window.used_tokens, window.held_tokens) == (used * times, 0)
+    setting.provider.thinking = at_once
+    await setting.call()
+
+
+@pytest.mark.parametrize("error", [AnswerRefused("blacklist", "no", tokens_used=9), InputRejected("truncated", "no")])
+async def test_a_hold_outlasts_the_note_of_a_rejection(error: InputRejected) -> None:
+    """What a picture was rejected for is written before the hold ends, so the hold stays."""
+    setting = Setting()
+
+    async def fail() -> None:
+        raise error
+
+    async def content() -> bytes:
+        return b"picture"
+
+    setting.provider.thinking = fail
+    hold = await setting.calls.hold("picture")
+    with pytest.raises(type(error)):
+        await setting.calls.call(hold, content, mime="image/png")
+    assert (await setting.day()).held_tokens == 1792
+
+
+async def test_a_call_leaves_time_to_store_its_answer() -> None:
+    """A call ends in the first half of its hold's life, however much of that is gone; in the second none begins."""
+    setting = Setting()
+    setting.gate.hold_life = timedelta(seconds=0.2)
+
+    async def hang() -> None:
+        await asyncio.sleep(3600)
+
+    setting.provider.thinking = hang
+    with pytest.raises(ProviderUnavailable) as failed:
+        await asyncio.wait_for(setting.call(), 1)
+    assert failed.value.sent
+    hold = await setting.calls.hold("picture")
+    setting.now += timedelta(seconds=0.11)
+    fetched: list[bool] = []
+
+    async def fetch() -> bytes:
+        fetched.append(True)
+        await asyncio.sleep(0)
+        return b"picture"
+
+    with pytest.raises(ProviderUnavailable) as late:
+        await setting.calls.call(hold, fetch, mime="image/png")
+    assert not late.value.sent
+    assert len(setting.provider.calls) == 1
 
 
 @pytest.mark.parametrize("error", [StorageUnavailable("503"), MediaMissing("gone"), TimeoutError()])
@@ -131,7 +177,7 @@ async def test_without_its_picture_a_call_costs_nothing(error: Exception) -> Non
 
 @pytest.mark.parametrize("sent", [False, True])
 async def test_cancellation_releases_only_what_was_never_sent(sent: bool) -> None:
-    """A call that is cancelled under way may be billed, so its hold stays; one that was not sent leaves nothing."""
+    """A call that is cancelled under way may be billed, so it is charged; one that was not sent leaves nothing."""
     setting, reached = Setting(), asyncio.Event()
 
     async def hang() -> None:
@@ -150,7 +196,8 @@ async def test_cancellation_releases_only_what_was_never_sent(sent: bool) -> Non
     with pytest.raises(asyncio.CancelledError):
         await calling
     await setting.gate.aclose()
-    assert (await setting.day()).held_tokens == (1792 if sent else 0)
+    window = await setting.day()
+    assert (window.used_tokens, window.held_tokens) == (1792 if sent else 0, 0)
 
 
 async def test_a_denial_counts_for_a_while() -> None:
@@ -169,7 +216,7 @@ async def test_the_budget_is_asked_once_before_a_pass() -> None:
     """`begin` charges what expired, and a budget without room closes the pass to calls before one is tried."""
     setting = Setting(BudgetLimits(tenant={"day": Allowance(2000)}))
     await setting.calls.hold("left by a dead worker")
-    setting.now += timedelta(seconds=301)
+    setting.now += setting.gate.hold_life
     await setting.calls.begin()
     assert (await setting.day()).phantom_tokens == 1792
     asked = setting.books.asked
@@ -203,12 +250,62 @@ async def test_a_busy_ledger_is_not_a_dead_one() -> None:
     await setting.calls.hold("picture")
 
 
-async def test_what_may_go_in_a_moment_is_not_deferred_yet() -> None:
-    """A call of somebody else, and slots that are all taken, are told as such: the pass waits and looks again."""
-    setting = Setting(BudgetLimits(tenant={"calls": Allowance(requests=2)}))
+async def test_a_call_of_somebody_else_is_not_deferred_yet() -> None:
+    """It is told as such: its result may be there in a moment."""
+    setting = Setting()
     await setting.calls.hold("picture")
     with pytest.raises(CallInFlight):
         await setting.calls.hold("picture")
+
+
+async def test_a_slot_is_waited_for() -> None:
+    """A call for which no slot is free goes as soon as one is, however long the pass's own calls take."""
+    setting = Setting(BudgetLimits(tenant={"calls": Allowance(requests=1)}))
+    first = await setting.calls.hold("first")
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            await setting.gate.release(first)
+            other = await PaidCalls(setting.gate, TENANT, setting.provider).hold("of another pass")
+            await setting.gate.release(other)
+
+    setting.gate.sleep = sleep
     await setting.calls.hold("second")
-    with pytest.raises(BudgetExceeded, match="rate_limited"):
-        await setting.calls.hold("third")
+    assert waits == list(WAITS_SECONDS[:3])
+
+
+async def test_slots_that_stay_taken_are_waited_for_once() -> None:
+    """After one picture has waited for a slot in vain, no other one waits, as long as the dead may keep theirs."""
+    setting = Setting(BudgetLimits(tenant={"calls": Allowance(requests=1)}))
+    await PaidCalls(setting.gate, TENANT, setting.provider).hold("of a dead worker")
+    with pytest.raises(CallDeferred, match="rate_limited"):
+        await setting.calls.hold("picture")
+    asked = setting.books.asked
+    assert asked == 2 + len(WAITS_SECONDS)
+    with pytest.raises(CallDeferred, match="rate_limited"):
+        await setting.calls.hold("another")
+    assert setting.books.asked == asked
+    setting.now += setting.gate.hold_life
+    await setting.calls.hold("another")
+
+
+async def test_a_pass_that_gets_slots_goes_on_waiting() -> None:
+    """As long as some picture of the pass gets a slot, the others wait on, longer than one would in vain."""
+    setting = Setting(BudgetLimits(tenant={"calls": Allowance(requests=1)}))
+    taken = await setting.calls.hold("first")
+    waits = 0
+
+    async def sleep(_: float) -> None:
+        nonlocal waits, taken
+        waits += 1
+        if waits == len(WAITS_SECONDS):  # at the last moment another picture of the pass is faster
+            await setting.gate.release(taken)
+            taken = await setting.calls.hold("faster")
+        if waits == len(WAITS_SECONDS) + 1:
+            await setting.gate.release(taken)
+
+    setting.gate.sleep = sleep
+    await setting.calls.hold("second")
+    assert waits == len(WAITS_SECONDS) + 1

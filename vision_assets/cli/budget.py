@@ -143,7 +143,11 @@ def _estimates(counts: Mapping[Prompt, Mapping[int, int]], *, floor_tokens: int)
     table = Table("provider", "model", "prompt", "settled calls", "tokens held for a call", title="Learned estimates")
     for prompt, calls_by_tokens in counts.items():
         learned = estimate(calls_by_tokens, floor_tokens=floor_tokens)
-        how = "the 99th percentile, at least the floor" if learned.learned else "the floor: too few calls yet"
+        how = (
+            "the 99th percentile, at least the floor"
+            if learned.learned
+            else "too few calls yet: the floor, or what the provider says if that is more"
+        )
         table.add_row(*map(escape, prompt), _figure(learned.calls), f"{_figure(learned.tokens)} ({how})")
     return table
 

@@ -16,7 +16,7 @@ import structlog
 from vision_assets.core.budget import Hold, TokenEstimate
 from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.errors import (
-    BudgetExceeded,
+    AnswerRefused,
     CallDeferred,
     CallInFlight,
     ConfigurationError,
@@ -276,17 +276,19 @@ class VisionPass:
     async def _settled(self, medium: Medium, under_way: dict[str, asyncio.Task[None]]) -> None:
         try:
             await self._result_of(medium, under_way)
-        except MediaMissing as error:
-            log.exception("vision.object_lost", error_type=type(error).__name__)
-            self.report.reasons[error.reason] += 1
-            await self.quota.verify(self.tenant_id, [(medium.s3_key, "media")])
-            await self.ledger.record_object_lost(self.tenant_id, medium.sha256, error, stage="vision_results")
         except CallDeferred as error:
             self.report.deferred[error.reason] += 1
         except InputRejected as error:
-            log.warning("vision.rejected", reason=error.reason, error_type=type(error).__name__, exc_info=True)
+            await self._reject(medium, error)
+
+    async def _reject(self, medium: Medium, error: InputRejected) -> None:
+        log.warning("vision.rejected", reason=error.reason, error_type=type(error).__name__, exc_info=error)
+        self.report.reasons[error.reason] += 1
+        if isinstance(error, MediaMissing):
+            await self.quota.verify(self.tenant_id, [(medium.s3_key, "media")])
+            await self.ledger.record_object_lost(self.tenant_id, medium.sha256, error, stage="vision_results")
+        else:
             self.report.statuses["error"] += 1
-            self.report.reasons[error.reason] += 1
             await self.ledger.record_error(self.tenant_id, medium, error, provider=self.provider)
 
     async def _result_of(self, medium: Medium, under_way: dict[str, asyncio.Task[None]]) -> None:
@@ -329,15 +331,12 @@ class VisionPass:
             except CallInFlight as error:
                 if wait_seconds is None:
                     raise CallDeferred("in_flight") from error
-            except BudgetExceeded as error:
-                if wait_seconds is None:
-                    raise CallDeferred(error.reason) from error
             await paid.gate.sleep(wait_seconds)
             if await self._take_from_cache(medium):
                 return
 
     async def _pay_under(self, hold: Hold, medium: Medium, paid: PaidCalls) -> None:
-        # Who held this call before us has settled it after writing its result, so that is to be seen now.
+        # Who held this call before us has settled it after writing what came of it, so that is to be seen now.
         try:
             done = await self._take_from_cache(medium) or await self.ledger.is_analysed(
                 self.tenant_id, medium.sha256, provider=self.provider
@@ -348,7 +347,21 @@ class VisionPass:
         if done:
             await paid.release(hold)
             return
-        analysis = await paid.call(hold, lambda: self._content(medium), mime=medium.mime)
+        try:
+            analysis = await paid.call(hold, lambda: self._content(medium), mime=medium.mime)
+        except AnswerRefused as error:
+            self.report.tokens += error.tokens_used
+            try:
+                await self._reject(medium, error)
+            finally:
+                await paid.settle(hold, error.tokens_used)
+            return
+        except InputRejected as error:
+            try:
+                await self._reject(medium, error)
+            finally:
+                await paid.release(hold)
+            return
         try:
             await self._keep_new(medium, analysis)
         finally:

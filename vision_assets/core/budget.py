@@ -25,8 +25,9 @@ EVERYONE = TenantId(UUID(int=2**128 - 1))
 """The scope of all tenants together. It sorts last, so that windows are always locked in one order."""
 
 EPOCH = date(1970, 1, 1)
-HOLD_LIFE = timedelta(seconds=300)
-"""A call must end sooner: afterwards its hold is charged, and another worker may make the same call."""
+HOLD_LIFE = timedelta(seconds=480)
+"""Half of it is for the call, half for storing its answer. Afterwards the hold is charged, and another worker may make
+the same call."""
 
 MAX_ATTEMPTS = 3
 """Calls about one subject whose holds expired; then something is wrong with the subject."""
@@ -185,6 +186,8 @@ class Swept:
 class BudgetVerdict:
     """Whether a call would be let through now. Nothing is held by it.
 
+    Holds that have expired count as calls under way until somebody charges them; a reserve does that first.
+
     Attributes:
         reason: Why not.
         remaining_tokens: In the tightest window; None without any limit.
@@ -231,8 +234,19 @@ class BudgetLedger(Protocol):
         """End holds, each exactly once. None: unknown, or ended before."""
         ...
 
+    async def abandon(self, holds: Sequence[Hold]) -> None:
+        """Charge holds at their estimates now: their calls failed and may have been billed. May be repeated.
+
+        Their slots and subjects are free, and they do not count as attempts. A late settle corrects the charge.
+        """
+        ...
+
     async def sweep(self, *, now: datetime, tenant_id: TenantId | None = None) -> Swept:
         """Charge holds that have expired at their estimates, and forget those that expired long ago."""
+        ...
+
+    async def lost(self, tenant_id: TenantId, *, since: datetime) -> Swept:
+        """Tell which of a tenant's holds expired since then with no trace of their calls, whoever charged them."""
         ...
 
     async def windows(self, keys: Sequence[WindowKey], *, limits: BudgetLimits) -> Sequence[Window]:

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TypeVar
 from uuid import UUID, uuid4
 
@@ -138,14 +139,17 @@ class BudgetGate:
         """Charge what the call was billed: in the hold's own windows, exactly once, even if the caller is cancelled.
 
         Args:
-            actual_tokens: As billed; above the estimate it is charged all the same.
+            actual_tokens: As billed, 0 or more; above the estimate it is charged all the same.
 
         Returns:
             None when the hold had ended before.
 
         Raises:
             DatabaseUnavailable: Not written, or not known; the hold is charged at its estimate when it expires.
+            ValueError: A call cannot have billed less than nothing.
         """
+        if actual_tokens < 0:
+            raise ValueError(f"{actual_tokens} tokens for {hold.subject or hold.id}: no call bills less than nothing")
         return await self._settling.submit(Outcome(hold, actual_tokens))
 
     async def release(self, hold: Hold) -> Settled | None:
@@ -159,9 +163,25 @@ class BudgetGate:
         """
         return await self._settling.submit(Outcome(hold, None))
 
+    async def abandon(self, hold: Hold) -> None:
+        """End a hold whose call failed and may have been billed: it is charged at its estimate, its slot is free.
+
+        Unlike a hold that expires it is no attempt without a trace, and the call may be made again at once.
+
+        Raises:
+            DatabaseUnavailable: Not written, or not known; the hold is charged at its estimate when it expires.
+        """
+        await self._retried(lambda: self.ledger.abandon([hold]), _SETTLE_RETRIES_SECONDS)
+
     async def sweep(self, tenant_id: TenantId | None = None) -> Swept:
         """Charge expired holds at their estimates, of one tenant or of all."""
         return await self.ledger.sweep(now=self.clock(), tenant_id=tenant_id)
+
+    async def lost(self, tenant_id: TenantId, *, within: timedelta) -> Swept:
+        """Tell what a tenant was charged of late for calls that ended without a trace, whoever charged it."""
+        now = self.clock()
+        await self.ledger.sweep(now=now, tenant_id=tenant_id)
+        return await self.ledger.lost(tenant_id, since=now - within)
 
     async def windows(self, tenant_id: TenantId, *, provider: str | None = None) -> Sequence[Window]:
         """Read the present day's and month's windows, the tenant's and the global ones, with the limits in force.
@@ -186,8 +206,10 @@ class BudgetGate:
 
     async def aclose(self) -> None:
         """Wait until all that was asked, settled and let go is written."""
-        await self._reserving.drain()
-        await self._settling.drain()
+        try:
+            await self._reserving.drain()
+        finally:
+            await self._settling.drain()
 
     async def _reserve_all(self, asked: Sequence[tuple[HoldRequest, bool]]) -> Sequence[Answer]:
         requests = [request for request, _ in asked]
@@ -198,8 +220,8 @@ class BudgetGate:
                 lambda: self.ledger.reserve(requests, limits=self.limits, now=now, until=until),
                 _RESERVE_RETRIES_SECONDS,
             )
-        except TransientError:
-            # The database may have written the holds before it went away; nobody knows of them but us.
+        except (TransientError, asyncio.CancelledError):
+            # The database may have written the holds before it, or the loop, went away; nobody knows of them but us.
             for request, ours in asked:
                 self._let_go(hold_of(request, day=now.date(), until=until), ours)
             raise
@@ -218,9 +240,16 @@ class BudgetGate:
     def _let_go(self, answer: Answer, ours: bool) -> None:
         """Release in the background what nobody waits for any more. Should that fail, the hold expires."""
         if ours and isinstance(answer, Hold):
-            self._settling.submit(Outcome(answer, None)).add_done_callback(_note_failure)
+            self._settling.submit(Outcome(answer, None)).add_done_callback(partial(_note_failure, answer))
 
 
-def _note_failure(released: "asyncio.Future[Settled | None]") -> None:
+def _note_failure(hold: Hold, released: "asyncio.Future[Settled | None]") -> None:
     if not released.cancelled() and (error := released.exception()) is not None:
-        log.warning("budget.hold_left", error_type=type(error).__name__, outcome="charged when it expires")
+        log.warning(
+            "budget.hold_left",
+            hold_id=str(hold.id),
+            tenant_id=str(hold.tenant_id),
+            subject=hold.subject,
+            error_type=type(error).__name__,
+            outcome="charged when it expires",
+        )

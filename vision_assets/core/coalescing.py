@@ -27,7 +27,8 @@ class Coalescer(Generic[Item, Answer]):
         Args:
             run: Answers a batch, one answer an item in order; an error of it is every caller's error.
             on_abandoned: Told of an answer whose caller was cancelled while the batch was under way; an item whose
-                caller was cancelled before is left out. None: every item is done, whoever still waits for it.
+                caller was cancelled before is left out. None: every item is done, whoever still waits for it and even
+                if the loop is about to end; then a batch that was broken off is run again, so it must bear that.
             max_items: Of one batch.
         """
         self._run = run
@@ -40,14 +41,19 @@ class Coalescer(Generic[Item, Answer]):
         """Put an item into the next batch; who cancels the future cancels no batch."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
+        self._work_on()
         return future
 
     async def drain(self) -> None:
         """Wait until nothing waits and nothing is under way."""
-        while self._worker is not None:
-            await asyncio.shield(self._worker)
+        while self._waiting or (self._worker is not None and not self._worker.done()):
+            await asyncio.wait([self._work_on()])
+
+    def _work_on(self) -> "asyncio.Task[None]":
+        """Have a worker; one that the end of the loop has cancelled before it began gets a successor."""
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return self._worker
 
     async def _work(self) -> None:
         try:
@@ -58,18 +64,18 @@ class Coalescer(Generic[Item, Answer]):
                 future.cancel()
             self._waiting.clear()
             raise
-        finally:
-            self._worker = None
 
     async def _answer(self, batch: "list[tuple[Item, asyncio.Future[Answer]]]") -> None:
         try:
-            answers = await self._run([item for item, _ in batch])
+            answers = await self._done([item for item, _ in batch])
             answered = list(zip(batch, answers, strict=True))
         except asyncio.CancelledError:
             for _, future in batch:
                 future.cancel()
             raise
-        except Exception as error:  # noqa: BLE001 - it is every caller's own
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is every caller's own, also an interrupt that hit this task
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
@@ -79,6 +85,14 @@ class Coalescer(Generic[Item, Answer]):
                 future.set_result(answer)
             elif self._on_abandoned is not None:
                 self._on_abandoned(item, answer)
+
+    async def _done(self, items: Sequence[Item]) -> Sequence[Answer]:
+        try:
+            return await self._run(items)
+        except asyncio.CancelledError:
+            if self._on_abandoned is not None:
+                raise
+            return await self._run(items)
 
     def _next(self) -> "list[tuple[Item, asyncio.Future[Answer]]]":
         batch: list[tuple[Item, asyncio.Future[Answer]]] = []

@@ -66,12 +66,12 @@ def matches_storage(report: ReconciliationReport) -> Finding:
     return Finding("error" if report.drift["missing"].objects else "warn", f"Put right: {' '.join(off)}")
 
 
-def without_stale_holds(report: ReconciliationReport, *, expired_calls: int, expired_tokens: int) -> Finding:
+def without_stale_holds(report: ReconciliationReport, *, lost_calls: int, lost_tokens: int) -> Finding:
     """Check that every operation on an object, and every call that costs, came back.
 
     Args:
-        expired_calls: Holds of the token budget whose calls nobody settled in time.
-        expired_tokens: What they were charged.
+        lost_calls: Of late, without a trace.
+        lost_tokens: What they were charged.
     """
     stale = report.drift["stale_hold"]
     off = []
@@ -80,10 +80,10 @@ def without_stale_holds(report: ReconciliationReport, *, expired_calls: int, exp
             f"{stale.objects:,} operations on objects never came back ({stale.bytes:,} bytes were held), for example "
             f"on {stale.examples[0]}; what lies in S3 is booked."
         )
-    if expired_calls:
+    if lost_calls:
         off.append(
-            f"{expired_calls:,} calls to providers were never settled, and are charged at their estimates "
-            f"({expired_tokens:,} tokens)."
+            f"{lost_calls:,} calls to providers were never settled, and are charged at their estimates "
+            f"({lost_tokens:,} tokens)."
         )
     if not off:
         return Finding(None, "Every operation and every call came back.")

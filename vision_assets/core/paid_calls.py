@@ -14,7 +14,6 @@ import structlog
 from vision_assets.core.budget import Hold, TokenEstimate
 from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.errors import (
-    AnswerRefused,
     BudgetExceeded,
     CallDeferred,
     CallInFlight,
@@ -27,9 +26,6 @@ from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import SCHEMA_VERSION, Analysis, VisionProvider
 
 log = structlog.get_logger(__name__)
-
-CALL_SECONDS = 240
-"""From the hold to the answer; less than the hold's life, so that who has lost its hold calls no more."""
 
 WAITS_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Between two attempts at a call that somebody else makes, or for which no slot is free. Then it is deferred."""
@@ -50,6 +46,7 @@ class PaidCalls:
     provider: VisionProvider
     estimate: TokenEstimate | None = None
     _closed: tuple[str, datetime] | None = None
+    _granted: int = 0
 
     async def begin(self) -> None:
         """Ask once before the pass: without room or ledger, no call is tried for a while, and what is free goes on."""
@@ -65,14 +62,31 @@ class PaidCalls:
                 self._close(found.reason, remaining_tokens=found.remaining_tokens, reset_at=str(found.reset_at))
 
     async def hold(self, sha256: str) -> Hold:
-        """Hold one call about a picture.
+        """Hold one call about a picture; waits for a free slot, as long as this pass gets any.
 
         Raises:
             CallDeferred: Not now; the picture stays to do.
             CallInFlight: Somebody else makes the call; its result may be there in a moment.
-            BudgetExceeded: No slot is free; one may be in a moment.
             TooManyAttempts: Not any more.
         """
+        waits, granted_before = iter(WAITS_SECONDS), self._granted
+        while True:
+            try:
+                hold = await self._reserve(sha256)
+            except BudgetExceeded as error:  # no slot is free
+                if (wait_seconds := next(waits, None)) is None:
+                    if self._granted == granted_before:
+                        # As long as those may last that have the slots.
+                        self._close(error.reason, lasting=self.gate.hold_life)
+                        raise CallDeferred(error.reason) from error
+                    waits, granted_before = iter(WAITS_SECONDS), self._granted
+                    wait_seconds = next(waits)
+                await self.gate.sleep(wait_seconds)
+            else:
+                self._granted += 1
+                return hold
+
+    async def _reserve(self, sha256: str) -> Hold:
         if self._closed is not None:
             reason, until = self._closed
             if self.gate.clock() < until:
@@ -100,47 +114,42 @@ class PaidCalls:
             raise CallDeferred(self._unreachable(error)) from error
 
     async def call(self, hold: Hold, fetch: Callable[[], Awaitable[bytes]], *, mime: str) -> Analysis:
-        """Fetch a picture and have it looked at. The hold stays, for `settle`, only if there is an answer.
+        """Fetch a picture and have it looked at, in the first half of the hold's life; the second is for its answer.
 
-        Without one: what cannot have been billed is released, what was billed is settled, and what may have been billed
-        is left to expire, so that it is charged.
+        The hold stays, for `settle` or `release`, if there is an answer, or if it is clear that there will be none
+        (InputRejected). Else what cannot have been billed is released, and what may have been is charged.
 
         Args:
             fetch: Gives the file as it is stored.
             mime: As sniffed from the content.
 
         Raises:
-            InputRejected: This picture can never be analysed.
+            InputRejected: This picture can never be analysed; of its kinds, only AnswerRefused was billed.
             ProviderUnavailable: Transient.
         """
         sent = False
+        remaining = hold.expires_at - self.gate.hold_life / 2 - self.gate.clock()
         try:
-            async with asyncio.timeout(CALL_SECONDS):
+            async with asyncio.timeout(remaining.total_seconds()):
                 content = await fetch()
                 sent = True
                 return await self.provider.analyze(content, mime=mime)
-        except AnswerRefused as error:
-            await self.settle(hold, error.tokens_used)
+        except InputRejected:
             raise
         except BaseException as error:
-            never_billed = isinstance(error, InputRejected) or (
-                isinstance(error, ProviderUnavailable) and not error.sent
-            )
-            if never_billed or not sent:
+            if not sent or (isinstance(error, ProviderUnavailable) and not error.sent):
                 await self.release(hold)
             else:
-                log.warning("budget.hold_left", error_type=type(error).__name__, outcome="charged when it expires")
+                await self._abandon(hold, error)
             if isinstance(error, TimeoutError):
-                raise ProviderUnavailable(
-                    f"No answer of {self.provider.name} in {CALL_SECONDS} s", sent=sent
-                ) from error
+                raise ProviderUnavailable(f"{self.provider.name} did not answer in time", sent=sent) from error
             raise
 
     async def settle(self, hold: Hold, actual_tokens: int) -> None:
         """Charge what was billed. A ledger that cannot be reached charges the estimate when the hold expires."""
         try:
             if await self.gate.settle(hold, actual_tokens) is None:
-                log.warning("budget.settled_twice", actual_tokens=actual_tokens)
+                log.warning("budget.settled_before", actual_tokens=actual_tokens)
         except TransientError as error:
             log.warning("budget.not_settled", error_type=type(error).__name__, outcome="charged when it expires")
 
@@ -151,6 +160,16 @@ class PaidCalls:
         except TransientError as error:
             log.warning("budget.not_released", error_type=type(error).__name__, outcome="charged when it expires")
 
+    async def _abandon(self, hold: Hold, error: BaseException) -> None:
+        """Charge a call that may have been billed and gave no answer."""
+        log.warning(
+            "budget.charged_without_answer", estimated_tokens=hold.estimated_tokens, error_type=type(error).__name__
+        )
+        try:
+            await self.gate.abandon(hold)
+        except TransientError as failure:
+            log.warning("budget.not_abandoned", error_type=type(failure).__name__, outcome="charged when it expires")
+
     async def _learn(self) -> int:
         """Tell what a call is held at: as learned, and until then what the provider says, at least the floor."""
         found = await self.gate.estimate(self.provider.name, self.provider.model, self.provider.fingerprint)
@@ -159,9 +178,9 @@ class PaidCalls:
         self.estimate = found
         return found.tokens
 
-    def _close(self, reason: str, **figures: object) -> None:
+    def _close(self, reason: str, *, lasting: timedelta = _VERDICT_HOLDS, **figures: object) -> None:
         log.warning("budget.blocked", reason=reason, **figures)
-        self._closed = reason, self.gate.clock() + _VERDICT_HOLDS
+        self._closed = reason, self.gate.clock() + lasting
 
     def _unreachable(self, error: TransientError) -> str:
         log.warning("budget.unreachable", error_type=type(error).__name__, outcome="no paid calls", exc_info=True)

@@ -42,13 +42,15 @@ async def _leave(_: "asyncpg.Connection[Any]") -> None:
     """Reset nothing; what is left of a transaction the pool has ended before."""
 
 
-_BRIEF = {
+# A process that freezes while it holds a lock for which others wait must not stop them for long.
+_SESSIONS = {"idle_in_transaction_session_timeout": "15s", "lock_timeout": "30s"}
+_BRIEF_SESSIONS = {
     # Statements that take arrays of any length: one plan serves them all, and none is made anew.
     "plan_cache_mode": "force_generic_plan",
-    # A process that freezes while it holds a lock for which all wait must not stop them for long.
     "idle_in_transaction_session_timeout": "5s",
     "lock_timeout": "30s",
 }
+_CONNECT_SECONDS = 10
 
 
 _UNREACHABLE = (
@@ -87,13 +89,20 @@ def _translated() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A pool of the event loop that runs."""
+    """A pool of the event loop that runs.
+
+    Attributes:
+        patience_seconds: For one statement, and as long for a free connection; then the server counts as away.
+    """
 
     pool: "asyncpg.Pool[asyncpg.Record]"
+    patience_seconds: float
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, database_url: str, *, max_size: int = 8, stateless: bool = False) -> "AsyncIterator[Database]":
+    async def open(
+        cls, database_url: str, *, max_size: int = 8, stateless: bool = False, patience_seconds: float = 600
+    ) -> "AsyncIterator[Database]":
         """Open a pool and close it at the end.
 
         Args:
@@ -101,6 +110,7 @@ class Database:
             max_size: Connections at most.
             stateless: Nobody changes its sessions, and all that is done in them is brief. They are lent without a
                 reset, which is a round trip less each time, and none is opened before it is needed.
+            patience_seconds: For one statement. A server that is silent, not gone, is noticed by nothing else.
 
         Raises:
             DatabaseUnavailable: Nobody answers there.
@@ -112,10 +122,12 @@ class Database:
                 max_size=max_size,
                 init=_set_codecs,
                 reset=_leave if stateless else None,
-                server_settings=_BRIEF if stateless else None,
+                server_settings=_BRIEF_SESSIONS if stateless else _SESSIONS,
+                timeout=_CONNECT_SECONDS,
+                command_timeout=patience_seconds,
             )
         async with pool:
-            yield cls(pool)
+            yield cls(pool, patience_seconds)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -125,7 +137,7 @@ class Database:
             DatabaseUnavailable: Transient.
         """
         with _translated():
-            async with self.pool.acquire() as connection:
+            async with self.pool.acquire(timeout=self.patience_seconds) as connection:
                 yield connection
 
     @asynccontextmanager

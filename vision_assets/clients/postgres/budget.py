@@ -41,6 +41,9 @@ _DECISIONS = 5
 _CONNECTIONS = 3
 """One batch of holds and one that settles at a time, and one for questions."""
 
+_PATIENCE_SECONDS = 45
+"""More than the lock's own time-out: calls wait for it."""
+
 _PERIODS: tuple[Period, ...] = ("calls", "day", "month")
 _FIGURES = tuple(field.name for field in fields(Window) if field.name not in ("key", "limit"))
 
@@ -55,7 +58,9 @@ class PostgresBudget:
     @asynccontextmanager
     async def open(cls, database_url: str) -> "AsyncIterator[PostgresBudget]":
         """Open connections of the budget's own, when they are needed: no other work keeps a settle waiting."""
-        async with Database.open(database_url, max_size=_CONNECTIONS, stateless=True) as database:
+        async with Database.open(
+            database_url, max_size=_CONNECTIONS, stateless=True, patience_seconds=_PATIENCE_SECONDS
+        ) as database:
             yield cls(database)
 
     async def reserve(
@@ -126,6 +131,13 @@ class PostgresBudget:
             for place, outcome in enumerate(outcomes)
         ]
 
+    async def abandon(self, holds: Sequence[Hold]) -> None:
+        """See the Protocol."""
+        ids = [hold.id for hold in holds]
+        async with self.database.transaction() as connection:
+            await sql.expire(connection, ids=ids)
+            await sql.explain(connection, ids=ids)
+
     async def sweep(self, *, now: datetime, tenant_id: TenantId | None = None) -> Swept:
         """See the Protocol."""
         holds = tokens = 0
@@ -140,6 +152,12 @@ class PostgresBudget:
                 charged = await sql.expire(connection, ids=[row["id"] for row in overdue])
                 holds += charged["holds"]
                 tokens += charged["tokens"]
+
+    async def lost(self, tenant_id: TenantId, *, since: datetime) -> Swept:
+        """See the Protocol."""
+        async with self.database.connection() as connection:
+            row = await sql.lost(connection, tenant_id=tenant_id, since=since)
+            return Swept(row["holds"], row["tokens"])
 
     async def windows(self, keys: Sequence[WindowKey], *, limits: BudgetLimits) -> Sequence[Window]:
         """See the Protocol."""

@@ -48,8 +48,17 @@ ORDER BY expires_at
 LIMIT :row_limit;
 
 -- name: expire(ids)^
--- Charges overdue holds at their estimates; those that ended meanwhile are let be.
+-- Charges holds at their estimates; those that ended meanwhile are let be.
 SELECT holds, tokens FROM expire_budget(:ids);
+
+-- name: explain(ids)!
+-- Makes expired holds of calls that failed before somebody's eyes: they are no attempts without a trace.
+UPDATE budget_holds SET attempt = 0, subject = NULL WHERE id = ANY(:ids::uuid[]) AND expired;
+
+-- name: lost(tenant_id, since)^
+-- A tenant's holds that expired since then without a trace of their calls, and what they are charged.
+SELECT count(*) AS holds, coalesce(sum(estimated_tokens), 0)::bigint AS tokens FROM budget_holds
+WHERE tenant_id = :tenant_id AND expired AND attempt > 0 AND expires_at > :since;
 
 -- name: forget_expired(before)!
 -- Forgets expired holds whose late settle nobody expects any more; what they charged stays. Those being settled are left.

@@ -9,7 +9,7 @@ from vision_assets.clients.postgres import Database, statements
 from vision_assets.clients.postgres.ledger import record_counts, record_dead_letters, resolve_dead_letters
 from vision_assets.clients.postgres.media import record_object_lost, signed
 from vision_assets.core.analysis import Medium, Neighbour
-from vision_assets.core.errors import InputRejected, MediaMissing
+from vision_assets.core.errors import AnswerRefused, InputRejected, MediaMissing
 from vision_assets.core.neighbours import RADIUS_BITS, Fingerprint, probes
 from vision_assets.core.phash import ALGORITHM
 from vision_assets.core.tenants import TenantId
@@ -172,7 +172,7 @@ class PostgresVision:
                 provenance=_identity(provider),
                 s3_key=None,
                 s3_bytes=None,
-                tokens_used=0,
+                tokens_used=error.tokens_used if isinstance(error, AnswerRefused) else 0,
                 cost_microunits=0,
                 analyzed_at=datetime.now(UTC),
                 **_identity(provider),
