@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 from tests.chaos.biller import call_provider
 from tests.chaos.shift import Shift
 from vision_assets.clients.postgres.budget import PostgresBudget
-from vision_assets.core.budget import BudgetLimits, Hold, Settled
+from vision_assets.core.budget import BudgetLimits, Hold
 from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.errors import BudgetExceeded, CallInFlight, TooManyAttempts, TransientError
 from vision_assets.core.tenants import TenantId
@@ -79,7 +79,8 @@ class Spender:
         try:
             async with asyncio.timeout(shift.orders["hold_seconds"] * 0.8):
                 billed = await shift.points.step("provider.call", lambda: self._bill(hold, tokens))
-        except (TimeoutError, OSError):  # it may have been billed: only the hold's expiry ends it
+        except (TimeoutError, OSError):  # it may have been billed
+            await self._surely(lambda: self.gate.abandon(hold))
             shift.tally.add("abandoned")
             return
         shift.tally.add("calls")
@@ -107,7 +108,7 @@ class Spender:
         self.shift.tally.add("settled late", sum(settled.late for settled in counted))
         self.shift.tally.add("settled twice", max(len(counted) - 1, 0))
 
-    async def _surely(self, end: Callable[[], Awaitable[Settled | None]]) -> Settled | None:
+    async def _surely(self, end: Callable[[], Awaitable[T]]) -> T | None:
         """End a hold, however long the ledger is away, within bounds: whoever gives up leaves it to expire."""
         for _ in range(_SETTLE_TRIES):
             try:

@@ -211,8 +211,6 @@ async def test_budget_kills(run: Run, database: str, tenants: int) -> None:
     assert not wrong
     assert not ends(books)
     assert not counts["settled twice"]
-    if not counts["abandoned"] and not counts["settled late"]:  # else others might call while the first still did
-        assert max(provider.at_once.values()) <= max(200 // tenants, 3)
     if run.long:
         assert not missed(by_step, STEPS)
         assert counts["settled late"]

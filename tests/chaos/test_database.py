@@ -26,6 +26,7 @@ from tests.chaos.test_storage import orders as storage_orders
 from tests.chaos.test_storage import watch_over as watch_storage
 from vision_assets.clients.postgres import Database
 from vision_assets.clients.s3 import S3Bucket
+from vision_assets.core.errors import DatabaseUnavailable
 from vision_assets.settings import Settings
 
 pytestmark = pytest.mark.chaos
@@ -153,3 +154,19 @@ def calls_between(provider: Biller, begin: float, end: float) -> int:
 async def run_for(seconds: float, *crews: Any) -> None:
     """Let several crews work."""
     await asyncio.gather(*(one.run(seconds=seconds) for one in crews))
+
+
+@pytest.mark.parametrize("stateless", [True, False])
+async def test_a_silent_database_counts_as_away(postgres: OwnPostgres, stateless: bool) -> None:
+    """A server that keeps its connections and says nothing holds nobody up for longer than his patience."""
+    async with Database.open(postgres.url, max_size=1, stateless=stateless, patience_seconds=1) as database:
+        async with database.connection() as connection:
+            await connection.execute("SELECT 1")
+        with postgres.silent():
+            started = time.monotonic()
+            with pytest.raises(DatabaseUnavailable):
+                async with database.connection() as connection:
+                    await connection.execute("SELECT 1")
+            assert time.monotonic() - started < 20
+        async with asyncio.timeout(30), database.connection() as connection:
+            assert await connection.fetchval("SELECT 1") == 1

@@ -30,8 +30,6 @@ pytestmark = pytest.mark.chaos
 PASSES = 2
 """At once, in each process."""
 
-CALLS_AT_ONCE = 16
-
 
 def draw_pictures(folder: Path, *, first: int, number: int) -> Path:
     """Make files with pictures that do not look alike."""
@@ -71,6 +69,7 @@ def by_picture(provider: Biller, tenant: Tenant) -> Counter[str]:
 async def test_single_flight(run: Run, parts: Settings, database: str, bucket: str) -> None:
     """Undisturbed one call a picture; with kills at most three, all of them charged, and every picture gets an end."""
     size, pictures, kills = run.choose(2, PROCESSES), run.choose(12, 80), run.choose(4, 60)
+    calls_at_once = size * PASSES  # half of what they would make
     told: dict[str, Any] = {
         "database_url": database,
         "connections": 4,
@@ -88,7 +87,7 @@ async def test_single_flight(run: Run, parts: Settings, database: str, bucket: s
         )
         connection = await asyncpg.connect(database)
         for tenant in (quiet, disturbed):
-            await set_limit(connection, tenant.id, "calls", tokens=None, requests=CALLS_AT_ONCE)
+            await set_limit(connection, tenant.id, "calls", tokens=None, requests=calls_at_once)
         with biller() as provider:
             told["biller_port"] = provider.port
             watch = await watch_over(connection, provider)
@@ -139,6 +138,6 @@ async def test_single_flight(run: Run, parts: Settings, database: str, bucket: s
     assert not violations(books)
     assert not ends(books)
     assert sum(row["count"] for row in states) == 2 * pictures, "every picture has an end"
-    assert provider.at_once[quiet.id] <= CALLS_AT_ONCE
+    assert provider.at_once[quiet.id] <= calls_at_once
     if run.long:
         assert not missed(by_step, STEPS)
