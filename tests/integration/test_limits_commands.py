@@ -105,7 +105,7 @@ def test_a_budget_of_its_own_holds_from_the_next_call(shell: Shell) -> None:
     assert "500 of 1,000*, 50%" in shell.line(shown, "Alpha")
     assert "500, no limit" in shell.line(shown, "all together")
     assert "Бета" not in shown.stdout
-    assert "1,792 (the floor: too few calls yet)" in shown.stdout
+    assert "1,792 (or the provider's bound: too few calls yet)" in shown.stdout
     assert shell.run("budget", "set", "--tenant", "Alpha", "--default").exit_code == 0
     assert shell.run("budget", "set", "--everyone", "--month-tokens", "1000").exit_code == 0
     with pytest.raises(BudgetExceeded, match="global_limit"):

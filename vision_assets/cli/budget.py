@@ -146,7 +146,7 @@ def _estimates(counts: Mapping[Prompt, Mapping[int, int]], *, floor_tokens: int)
         how = (
             "the 99th percentile, at least the floor"
             if learned.learned
-            else "too few calls yet: the floor, or what the provider says if that is more"
+            else "or the provider's bound: too few calls yet"
         )
         table.add_row(*map(escape, prompt), _figure(learned.calls), f"{_figure(learned.tokens)} ({how})")
     return table
