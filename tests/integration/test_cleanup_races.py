@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from tests.cleaning import Cleaning, WrappedStore, down_to, sha256_of
+from tests.integration.test_reconcile import bucket_through
 from tests.world import World
 from vision_assets.clients.postgres.cleanup import PostgresCleanup
 from vision_assets.core.cleanup import Candidate, Step
@@ -18,6 +19,7 @@ from vision_assets.core.errors import DatabaseConflict, StorageBusy, StorageUnav
 from vision_assets.core.object_ledger import Taken
 from vision_assets.core.quota import StorageLimits
 from vision_assets.core.tenants import Tenant, TenantId
+from vision_assets.settings import Settings
 
 
 @pytest.fixture
@@ -273,6 +275,20 @@ async def test_tenant_that_cannot_be_claimed_does_not_stop_the_others(cleaning: 
     assert str(bad.id) in failure
     assert "lock time-out" in failure
     assert (await cleaning.world.keys()).keys() == {key}
+
+
+async def test_bucket_that_does_not_exist(cleaning: Cleaning, parts: Settings) -> None:
+    """With a wrong S3_BUCKET the clean-up fails, and takes no object out of the books."""
+    world = cleaning.world
+    await cleaning.put_page(await world.tenant("Elsewhere"), "a.html", days=30)
+    elsewhere = bucket_through(parts.s3_endpoint_url or "", world, parts, bucket="no-such-bucket")
+    for ahead in (timedelta(), timedelta(minutes=6)):
+        report = await replace(cleaning, ahead=ahead).run(store=elsewhere)
+        assert "S3_BUCKET" in report.failures[0]
+        assert not report.removed
+    assert await cleaning.taken_bytes() == 10
+    assert not (await replace(cleaning, ahead=timedelta(minutes=12)).run()).failures
+    await cleaning.assert_books_are_true()
 
 
 @pytest.mark.parametrize(("point", "left"), [("before", 2), ("half", 1), ("after", 0)])

@@ -8,19 +8,23 @@ import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+from tests.faulty_s3 import faulty_s3
+from tests.integration.test_reconcile import bucket_through
 from tests.ledgers import MemoryStore
 from tests.world import World
 from vision_assets.clients.postgres import Database
 from vision_assets.clients.postgres.storage import PostgresStorage
 from vision_assets.clients.telegram_export import TelegramExport
-from vision_assets.core.errors import DatabaseConflict, QuotaExceeded, StorageUnavailable
+from vision_assets.core.errors import ConfigurationError, DatabaseConflict, QuotaExceeded, StorageUnavailable
 from vision_assets.core.guarded_store import SLOT_LIFE, QuotaGuardedStore
 from vision_assets.core.quota import TenantUsage, Usage
 from vision_assets.core.storage import ContentType
 from vision_assets.core.tenants import Tenant
+from vision_assets.settings import Settings
 
 CITY = Path(__file__).parents[2] / "examples" / "city_walks"
 
@@ -220,3 +224,29 @@ async def test_waiting_too_long_is_no_reason_to_let_go(world: World, setting: st
         with pytest.raises(DatabaseConflict):
             await put(world, tenant, "a", 1)
     assert await world.keys() == {}
+
+
+async def test_a_bucket_that_does_not_exist_has_lost_nothing(world: World, parts: Settings) -> None:
+    """With a wrong S3_BUCKET nothing counts as gone: what S3 tells of one object it would tell of each."""
+    tenant = await world.tenant("Elsewhere")
+    for name in ("a", "b"):
+        await put(world, tenant, name, 10)
+    keys = [f"crawl/{tenant.id}/{name}" for name in ("a", "b")]
+    elsewhere = world.quota()
+    elsewhere.store = bucket_through(parts.s3_endpoint_url or "", world, parts, bucket="no-such-bucket")
+    with pytest.raises(ConfigurationError, match="S3_BUCKET"):
+        await elsewhere.delete(tenant.id, [(keys[0], "crawl")])
+    elsewhere.clock = lambda: datetime.now(UTC) + SLOT_LIFE
+    with pytest.raises(ConfigurationError, match="S3_BUCKET"):
+        await elsewhere.sweep(tenant.id)
+    with pytest.raises(ConfigurationError, match="S3_BUCKET"):
+        await elsewhere.verify(tenant.id, [(keys[1], "crawl")])
+    assert (await usage(world, tenant)).types["crawl"] == Usage(20, 0, 2)
+
+
+async def test_a_bucket_is_made_sure_of_once(world: World, parts: Settings) -> None:
+    """Only the first object that a client does not find costs another request."""
+    with faulty_s3(urlsplit(parts.s3_endpoint_url or "").port or 0) as proxy:
+        store = bucket_through(proxy.url, world, parts)
+        assert [await store.head(f"crawl/{number}") for number in range(3)] == [None] * 3
+        assert (proxy.seen["head"], proxy.seen["list"]) == (3, 1)

@@ -188,17 +188,27 @@ async def test_a_put_that_only_seems_to_fail_counts() -> None:
     assert (scene.sizes, scene.held) == ({"a": 400}, 0)
 
 
-async def test_a_wrong_setting_holds_nothing() -> None:
-    """A put that fails for good gives its room back too."""
+async def test_a_wrong_setting_tells_nothing_of_objects() -> None:
+    """Of a bucket that does not exist nobody asks what it holds; the room comes back when its time is up."""
 
     class NoBucket(MemoryStore):
         async def put(self, key: str, body: bytes, *, mime: str, encoding: str | None = None) -> None:
             raise ConfigurationError("no bucket")
 
-    scene = Scene(NoBucket())
+        async def delete(self, keys: Sequence[str]) -> None:
+            raise ConfigurationError("no bucket")
+
+    scene = Scene()
+    await scene.put("a", 100)
+    scene.guard.store = store = NoBucket()
     with pytest.raises(ConfigurationError):
-        await scene.put("a", 400)
-    assert scene.ledger.entries == {}
+        await scene.put("b", 300)
+    with pytest.raises(ConfigurationError):
+        await scene.guard.delete(TENANT, [("a", "media")])
+    assert (scene.sizes, scene.held, store.heads) == ({"a": 100, "b": None}, 300, 0)
+    scene.now += SLOT_LIFE
+    await scene.another_process().sweep(TENANT)
+    assert (scene.sizes, scene.held) == ({"a": 100}, 0)
 
 
 async def test_while_s3_tells_nothing_the_room_stays_held() -> None:

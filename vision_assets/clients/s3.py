@@ -1,7 +1,8 @@
 """S3 through obstore. What is not here: keys and quota (`core/`)."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, cast
 
@@ -25,6 +26,7 @@ class S3Bucket:
     """One bucket; implements `core.storage.ObjectStore`."""
 
     store: S3Store
+    _seen: asyncio.Event = field(default_factory=asyncio.Event, init=False)  # set: the bucket is known to exist
 
     @classmethod
     def connect(
@@ -91,6 +93,10 @@ class S3Bucket:
         try:
             return _stored(await obstore.head_async(self.store, key))
         except FileNotFoundError:
+            if not self._seen.is_set():
+                # The answer has no body, so it does not tell an absent object from an absent bucket; a listing does.
+                await self.folders(key)
+                self._seen.set()
             return None
         except (BaseError, OSError) as error:
             raise StorageUnavailable(f"S3 could not tell of {key}: {_said(error)}") from error

@@ -153,7 +153,7 @@ class QuotaGuardedStore:
             return False
         try:
             await self.store.put(key, body, mime=mime, encoding=encoding)
-        except Exception:
+        except StorageUnavailable:
             await self._look_after([(operation, begun)])
             raise
         await self._book([Committed(operation, len(body))])
@@ -180,7 +180,7 @@ class QuotaGuardedStore:
         keys = tuple(operation.key for operation, _ in taken)
         try:
             await self.store.delete(keys)
-        except Exception:
+        except StorageUnavailable:
             await self._look_after(taken)
             raise
         await self._book([Committed(operation, None) for operation, _ in taken])

@@ -54,6 +54,7 @@ class ObjectStore(Protocol):
 
         Raises:
             StorageUnavailable: Transient.
+            ConfigurationError: There is no such bucket, so nothing can be told of the object.
         """
         ...
 
