@@ -16,6 +16,7 @@ from vision_assets.clients.postgres.cleanup import PostgresCleanup
 from vision_assets.core.cleanup import Candidate, Step
 from vision_assets.core.cleanup_pass import GIVE_UP_AFTER
 from vision_assets.core.errors import DatabaseConflict, StorageBusy, StorageUnavailable
+from vision_assets.core.guarded_store import SLOT_LIFE
 from vision_assets.core.object_ledger import Taken
 from vision_assets.core.quota import StorageLimits
 from vision_assets.core.tenants import Tenant, TenantId
@@ -247,6 +248,37 @@ async def test_refused_batch_does_not_stop_the_others(cleaning: Cleaning) -> Non
     again = await cleaning.run()
     assert not again.failures
     assert await world.keys() == {}
+
+
+async def test_batch_that_gets_its_turn_too_late_is_not_deleted(cleaning: Cleaning) -> None:
+    """A claim that waited until its slots may be lost before S3 is through deletes nothing; the next clean-up does."""
+
+    @dataclass(frozen=True, slots=True)
+    class Slow(PostgresCleanup):
+        async def claim(
+            self,
+            tenant_id: TenantId,
+            candidates: Sequence[Candidate],
+            *,
+            step: Step,
+            limits: StorageLimits,
+            now: datetime,
+            until: datetime,
+        ) -> Sequence[Taken]:
+            taken = await PostgresCleanup.claim(
+                self, tenant_id, candidates, step=step, limits=limits, now=now, until=until
+            )
+            cleaning.ahead += SLOT_LIFE * 0.6
+            return taken
+
+    key = await cleaning.put_page(await cleaning.world.tenant("Waited"), "a.html", days=30)
+    report = await cleaning.run(ledger=Slow(cleaning.world.database))
+    [failure] = report.failures
+    assert "StorageBusy" in failure
+    assert (await cleaning.world.keys()).keys() == {key}
+    await cleaning.assert_books_are_true()
+    assert not (await cleaning.run()).failures
+    assert await cleaning.world.keys() == {}
 
 
 async def test_s3_that_fails_for_all_ends_the_clean_up(cleaning: Cleaning) -> None:

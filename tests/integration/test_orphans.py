@@ -17,8 +17,8 @@ from tests.world import World
 from vision_assets.clients.postgres.orphans import PostgresOrphans
 from vision_assets.clients.s3 import S3Bucket
 from vision_assets.clients.telegram_export import TelegramExport
-from vision_assets.core.errors import ConfigurationError
-from vision_assets.core.guarded_store import QuotaGuardedStore
+from vision_assets.core.errors import ConfigurationError, StorageBusy
+from vision_assets.core.guarded_store import SLOT_LIFE, QuotaGuardedStore
 from vision_assets.core.orphans import Orphans, Removed, StrayFolder, remove_orphans, remove_strays, stray_folders
 from vision_assets.core.tenants import Tenant, TenantId
 
@@ -182,6 +182,21 @@ async def test_an_upload_of_what_is_just_removed_comes_after_it(world: World) ->
     assert await bucket.uploads[0] is True
     assert await world.bucket.get(key) == b"picture"
     await assert_books_equal_s3(world)
+
+
+async def test_a_batch_that_gets_its_turn_too_late_is_not_deleted(world: World) -> None:
+    """Orphans whose slots may be lost before S3 is through are not sent for deletion; the next time they go."""
+    tenant = await world.tenant("Waited")
+    key = await put(world, f"media/{tenant.id}/aa/a.jpg", 10)
+    await later(world)
+    guard = world.quota()
+    moments = iter([datetime.now(UTC), datetime.now(UTC) + SLOT_LIFE * 0.6])
+    guard.clock = lambda: next(moments)
+    with pytest.raises(StorageBusy):
+        await remove(world, tenant, guard=guard)
+    assert (await world.keys()).keys() == {key}
+    await assert_books_equal_s3(world)
+    assert await remove(world, tenant) == Removed(1, 10)
 
 
 async def test_strays_are_told_and_removed_by_name(world: World) -> None:

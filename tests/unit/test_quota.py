@@ -266,6 +266,50 @@ async def test_a_store_that_is_down_is_not_asked_for_every_object() -> None:
     assert scene.sizes == dict.fromkeys(keys, 1)
 
 
+async def test_what_gets_its_turn_too_late_is_not_sent() -> None:
+    """Who waited until its slot may be lost before S3 is through asks S3 for nothing, and gives its room back."""
+    scene = Scene()
+    await scene.put("a", 100)
+
+    class Slow(WatchedLedger):
+        async def begin(
+            self, operations: Sequence[Operation], *, limits: StorageLimits, now: datetime, until: datetime
+        ) -> Sequence[Begun]:
+            answers = await WatchedLedger.begin(self, operations, limits=limits, now=now, until=until)
+            scene.now += SLOT_LIFE * 0.6
+            return answers
+
+    scene.guard.ledger = Slow(scene.ledger.tenants, entries=scene.ledger.entries, types=scene.ledger.types)
+    with pytest.raises(StorageBusy):
+        await scene.put("b", 300)
+    with pytest.raises(StorageBusy):
+        await scene.guard.delete(TENANT, [("a", "media")])
+    assert scene.store.objects.keys() == {"a"}
+    assert (scene.sizes, scene.held) == ({"a": 100}, 0)
+
+
+async def test_a_delete_that_comes_too_late_spares_what_was_put_since() -> None:
+    """Once its slot was taken over, a delete that still waits must not take away another one's object."""
+    scene = Scene()
+    await scene.put("a", 100)
+    deleter, other = scene.guard, scene.another_process()
+
+    class Meanwhile(WatchedLedger):
+        async def begin(
+            self, operations: Sequence[Operation], *, limits: StorageLimits, now: datetime, until: datetime
+        ) -> Sequence[Begun]:
+            answers = await WatchedLedger.begin(self, operations, limits=limits, now=now, until=until)
+            if operations[0].kind == "delete":
+                scene.now += SLOT_LIFE
+                await scene.put("a", 200, by=other)
+            return answers
+
+    deleter.ledger = Meanwhile(scene.ledger.tenants, entries=scene.ledger.entries, types=scene.ledger.types)
+    with pytest.raises(StorageBusy):
+        await deleter.delete(TENANT, [("a", "media")])
+    assert (scene.sizes, scene.store.objects) == ({"a": 200}, {"a": bytes(200)})
+
+
 async def test_a_key_is_waited_for() -> None:
     """A put of a key that is being put waits for a while, and then goes on."""
     store = SlowStore()

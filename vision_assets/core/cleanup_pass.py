@@ -230,6 +230,7 @@ class CleanupPass:
         """Take the steps of a deletion for a batch of one tenant."""
         name = step.content_type
         now = self.guard.clock()
+        until = now + self.guard.slot_life
         try:
             taken = await self.ledger.claim(
                 tenant_id,
@@ -237,7 +238,7 @@ class CleanupPass:
                 step=step,
                 limits=self.guard.limits,
                 now=now,
-                until=now + self.guard.slot_life,
+                until=until,
             )
         except Exception as error:
             log.exception("cleanup.claim_failed", content_type=name, error_type=type(error).__name__)
@@ -249,7 +250,7 @@ class CleanupPass:
         if not gone:
             return
         try:
-            await self.guard.delete_begun(taken)
+            await self.guard.delete_begun(taken, until=until)
         except Exception as error:
             log.exception("cleanup.delete_failed", content_type=name, error_type=type(error).__name__)
             self._failed(name, tenant_id, error)

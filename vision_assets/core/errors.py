@@ -14,7 +14,7 @@
     │   └── BudgetExceeded           the call would break a token budget; not before the window resets
     └── TransientError               the same call may work later
         ├── StorageUnavailable       S3 did not answer, or answered with a fault of its own
-        ├── StorageBusy              another operation has the object
+        ├── StorageBusy              an operation has the object
         ├── CleanupUnderWay          another clean-up of the storage runs
         ├── DatabaseUnavailable      Postgres did not answer
         ├── DatabaseConflict         Postgres gave way to another transaction: deadlock, serialisation, time-out
@@ -171,7 +171,7 @@ class StorageUnavailable(TransientError):
 
 
 class StorageBusy(TransientError):
-    """Another operation has the object, or had it and never came back.
+    """An operation has the object, or had it and never came back; or the caller's own got its turn too late.
 
     Attributes:
         reason: `busy`.
@@ -186,7 +186,7 @@ class StorageBusy(TransientError):
             key: Of the object.
             until: Aware UTC; afterwards the operation is taken over, should it never come back.
         """
-        super().__init__(f"{key} is held by another operation until {until:%H:%M:%S} UTC at the latest.")
+        super().__init__(f"{key} is held by an operation until {until:%H:%M:%S} UTC at the latest.")
         self.until = until
 
 

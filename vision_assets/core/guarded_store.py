@@ -41,7 +41,9 @@ from vision_assets.core.verification import Verification, look
 log = structlog.get_logger(__name__)
 
 SLOT_LIFE = timedelta(seconds=300)
-"""Longer than the S3 client tries, so that whoever has lost a slot does not write any more."""
+SENDING_SHARE = 0.5
+"""Of a slot's life that must be left when S3 is asked to change something: more than the 130 seconds that the client
+tries at most, so that whoever has lost a slot does not write any more. The slot's time runs while it is waited for."""
 
 UNCHECKED_LIMIT_BYTES = 256 * 2**20
 USAGE_CACHED = timedelta(minutes=15)
@@ -133,7 +135,7 @@ class QuotaGuardedStore:
 
         Raises:
             QuotaExceeded: Nothing was put.
-            StorageBusy: Transient; another operation has the key. Nothing was put.
+            StorageBusy: Transient; another operation has the key, or the slot came too late. Nothing was put.
             StorageUnavailable: Transient; a repeated put of the same key is safe.
             DatabaseUnavailable: Transient; too much was put without a check already. Nothing was put.
             DatabaseConflict: Transient; nothing was put.
@@ -149,12 +151,14 @@ class QuotaGuardedStore:
                 # Not before: whoever looks then must see what became of it.
                 self.unbooked.operations.append((operation, operation.size_bytes))
             return True
-        if isinstance(begun, Have):
+        if begun is None:
             return False
+        granted, until = begun
         try:
+            self._check_time_left([operation], until)
             await self.store.put(key, body, mime=mime, encoding=encoding)
-        except StorageUnavailable:
-            await self._look_after([(operation, begun)])
+        except (StorageBusy, StorageUnavailable):
+            await self._look_after([(operation, granted)])
             raise
         await self._book([Committed(operation, len(body))])
         return True
@@ -163,27 +167,35 @@ class QuotaGuardedStore:
         """Delete objects of one tenant, and count them down.
 
         Raises:
+            StorageBusy: Transient; the slots came too late. Nothing was deleted.
             StorageUnavailable: Transient; any of them may or may not be there, and the books say what is known.
             DatabaseUnavailable, DatabaseConflict: Transient; nothing was deleted.
         """
+        until = self.clock() + self.slot_life  # at the earliest
         taken, busy = await self._begin(_operations("delete", tenant_id, objects))
-        return replace(await self.delete_begun(taken), busy=busy)
+        return replace(await self.delete_begun(taken, until=until), busy=busy)
 
-    async def delete_begun(self, taken: Sequence[Taken]) -> Deletion:
+    async def delete_begun(self, taken: Sequence[Taken], *, until: datetime) -> Deletion:
         """Delete objects of one tenant whose slots were taken in a transaction that did more than that.
 
+        Args:
+            until: Their end.
+
         Raises:
+            StorageBusy: Transient; the slots came too late. Nothing was deleted.
             StorageUnavailable: Transient; any of them may or may not be there, and the books say what is known.
         """
         if not taken:
             return Deletion()
-        keys = tuple(operation.key for operation, _ in taken)
+        operations = [operation for operation, _ in taken]
+        keys = tuple(operation.key for operation in operations)
         try:
+            self._check_time_left(operations, until)
             await self.store.delete(keys)
-        except StorageUnavailable:
+        except (StorageBusy, StorageUnavailable):
             await self._look_after(taken)
             raise
-        await self._book([Committed(operation, None) for operation, _ in taken])
+        await self._book([Committed(operation, None) for operation in operations])
         return Deletion(keys, sum(begun.counted_bytes or 0 for _, begun in taken))
 
     async def verify(self, tenant_id: TenantId, objects: Sequence[TypedKey]) -> Verification:
@@ -333,25 +345,32 @@ class QuotaGuardedStore:
         await self._catch_up_if_behind()
         return begun
 
-    async def _begin_put(self, operation: Operation) -> Granted | Have:
-        """Take a put's slot: look after an operation that never came back, and wait for one that is under way."""
+    async def _begin_put(self, operation: Operation) -> tuple[Granted, datetime] | None:
+        """Take a put's slot: look after an operation that never came back, and wait for one that is under way.
+
+        Returns:
+            The slot and its end; None when there is nothing to put.
+        """
         waits = _waits(self.patience_seconds)
         while True:
             now = self.clock()
-            [begun] = await self.ledger.begin([operation], limits=self.limits, now=now, until=now + self.slot_life)
+            until = now + self.slot_life
+            [begun] = await self.ledger.begin([operation], limits=self.limits, now=now, until=until)
             await self._catch_up_if_behind()
             match begun:
-                case Granted() | Have():
-                    return begun
+                case Granted():
+                    return begun, until
+                case Have():
+                    return None
                 case Refused(reason, compared):
                     _log_blocked(reason, compared, key=operation.key)
                     raise QuotaExceeded(reason, _refused(operation.key, reason, compared))
                 case Overdue():
                     if (await self._look([(operation, begun)])).failed:
                         raise StorageUnavailable(f"S3 did not tell of {operation.key}, which somebody was writing")
-                case Busy(until):
+                case Busy(busy_until):
                     if (wait_seconds := next(waits, None)) is None:
-                        raise StorageBusy(operation.key, until)
+                        raise StorageBusy(operation.key, busy_until)
                     await asyncio.sleep(wait_seconds)
 
     async def _catch_up_if_behind(self) -> None:
@@ -377,11 +396,20 @@ class QuotaGuardedStore:
             exc_info=error,
         )
 
+    def _check_time_left(self, operations: Sequence[Operation], until: datetime) -> None:
+        """Make sure that S3 is through with a request before others may have the slots.
+
+        Raises:
+            StorageBusy: Too much of the slots' time went by in waiting for them.
+        """
+        if until - self.clock() < SENDING_SHARE * self.slot_life:
+            raise StorageBusy(operations[0].key, until)
+
     async def _look(self, taken: Sequence[Taken]) -> Verification:
         return await look(taken, store=self.store, ledger=self.ledger, heads=self.heads)
 
     async def _look_after(self, taken: Sequence[Taken]) -> None:
-        """Book what is there after S3 has failed, if that can be told now; else the slots stay until they expire."""
+        """Book what is there after a change that failed, if S3 tells it now; else the slots stay until they expire."""
         try:
             await self._look(taken)
         except TransientError as error:

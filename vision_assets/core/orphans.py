@@ -146,17 +146,19 @@ async def remove_orphans(
     """Delete a tenant's orphans, batch by batch. Broken off, it leaves slots that expire and are looked after.
 
     Raises:
-        StorageUnavailable, DatabaseUnavailable, DatabaseConflict: Transient; what was removed until then is booked.
+        StorageBusy, StorageUnavailable: Transient; what was removed until then is booked.
+        DatabaseUnavailable, DatabaseConflict: The same.
     """
     removed = Removed()
     while True:
         now = guard.clock()
+        until = now + guard.slot_life
         taken = await ledger.take_orphans(
-            tenant_id, limits=guard.limits, before=now - age, now=now, until=now + guard.slot_life, limit=BATCH_SIZE
+            tenant_id, limits=guard.limits, before=now - age, now=now, until=until, limit=BATCH_SIZE
         )
         if not taken:
             return removed
-        deletion = await guard.delete_begun(taken)
+        deletion = await guard.delete_begun(taken, until=until)
         removed += Removed(len(deletion.deleted), deletion.freed_bytes)
         log.info("orphans.removed", objects=len(deletion.deleted), bytes=deletion.freed_bytes)
 
