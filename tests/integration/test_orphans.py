@@ -13,12 +13,14 @@ import pytest
 
 from tests.integration.test_pipeline import some_photos
 from tests.integration.test_reconcile import assert_books_equal_s3
-from tests.world import World
+from tests.world import ROOMY, World
 from vision_assets.clients.postgres.orphans import PostgresOrphans
+from vision_assets.clients.postgres.storage import lock_usage
 from vision_assets.clients.s3 import S3Bucket
 from vision_assets.clients.telegram_export import TelegramExport
 from vision_assets.core.errors import ConfigurationError, StorageBusy
 from vision_assets.core.guarded_store import SLOT_LIFE, QuotaGuardedStore
+from vision_assets.core.object_ledger import Taken
 from vision_assets.core.orphans import Orphans, Removed, StrayFolder, remove_orphans, remove_strays, stray_folders
 from vision_assets.core.tenants import Tenant, TenantId
 
@@ -123,6 +125,44 @@ async def test_more_orphans_than_a_batch(world: World) -> None:
     await assert_books_equal_s3(world)
 
 
+async def test_only_what_was_nominated_is_looked_at_again(world: World) -> None:
+    """Nominating needs no turn; under the tenant's lock no other objects are read than a batch's own."""
+    tenant = await world.tenant("Batch")
+    keys = [await put(world, f"media/{tenant.id}/aa/{name}.jpg", 5) for name in "abc"]
+    await later(world)
+    ledger, now = PostgresOrphans(world.database), datetime.now(UTC)
+    async with world.database.transaction() as connection:
+        await lock_usage(connection, [tenant.id])
+        assert await ledger.nominated(tenant.id, before=now, per_folder=2) == keys[:2]
+    taken = await ledger.take_orphans(tenant.id, keys[1:2], limits=ROOMY, before=now, now=now, until=now + LATER)
+    assert [operation.key for operation, _ in taken] == keys[1:2]
+    assert await remove(world, tenant) == Removed(2, 10)
+
+
+async def test_what_is_used_after_it_was_nominated_stays(world: World) -> None:
+    """Of a batch that was nominated, what was put again, or is being put, stays; the removal comes to its end."""
+    tenant = await world.tenant("Nominated")
+    again, being_put, gone = [await put(world, f"album/{tenant.id}/{name}.json", 5) for name in "abc"]
+    await later(world)
+
+    @dataclass(frozen=True, slots=True)
+    class Interrupted(PostgresOrphans):
+        async def nominated(self, tenant_id: TenantId, *, before: datetime, per_folder: int) -> Sequence[str]:
+            keys = await PostgresOrphans.nominated(self, tenant_id, before=before, per_folder=per_folder)
+            if gone in keys:
+                await put(world, again, 6)
+                await world.database.pool.execute(
+                    "UPDATE storage_objects SET op_id = gen_random_uuid(), op_kind = 'put', op_delta = 0,"
+                    " op_until = now() + interval '1 minute' WHERE s3_key = $1",
+                    being_put,
+                )
+            return keys
+
+    ledger = Interrupted(world.database)
+    assert await remove_orphans(tenant.id, guard=world.quota(), ledger=ledger) == Removed(1, 5)
+    assert await world.keys() == {again: 6, being_put: 5}
+
+
 async def test_an_object_that_is_referred_to_in_between_stays(world: World, tmp_path: Path) -> None:
     """A picture that was an orphan when it was told, and that a post has brought back since, is not removed."""
     tenant = await world.tenant("Back")
@@ -190,10 +230,16 @@ async def test_a_batch_that_gets_its_turn_too_late_is_not_deleted(world: World) 
     key = await put(world, f"media/{tenant.id}/aa/a.jpg", 10)
     await later(world)
     guard = world.quota()
-    moments = iter([datetime.now(UTC), datetime.now(UTC) + SLOT_LIFE * 0.6])
-    guard.clock = lambda: next(moments)
+
+    @dataclass(frozen=True, slots=True)
+    class Slow(PostgresOrphans):
+        async def take_orphans(self, *args: Any, **options: Any) -> Sequence[Taken]:
+            taken = await PostgresOrphans.take_orphans(self, *args, **options)
+            guard.clock = lambda: datetime.now(UTC) + SLOT_LIFE * 0.6
+            return taken
+
     with pytest.raises(StorageBusy):
-        await remove(world, tenant, guard=guard)
+        await remove_orphans(tenant.id, guard=guard, ledger=Slow(world.database))
     assert (await world.keys()).keys() == {key}
     await assert_books_equal_s3(world)
     assert await remove(world, tenant) == Removed(1, 10)

@@ -1,8 +1,8 @@
 """Orphans: objects in S3 that no row refers to, and strays: folders of tenants that do not exist.
 
 They are reported, and removed when somebody says so. An orphan is older than a day: between an upload and the row that
-refers to it there may be a crash and another run. To be removed, they are looked for anew in the transaction that takes
-their slots, so what is referred to by then stays.
+refers to it there may be a crash and another run. To be removed, each is looked at again in the transaction that takes
+its slot, so what is referred to by then stays.
 What is not here: how an object is deleted (`guarded_store.py`), and when old objects go by themselves (`cleanup.py`).
 """
 
@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 
 ORPHAN_AGE = timedelta(hours=24)
 BATCH_SIZE = 500
+PER_FOLDER = 10_000
+"""Orphans of each folder nominated at once: that costs a scan over all objects of the tenant, a batch a transaction."""
+
 EXAMPLES = 5
 
 
@@ -80,17 +83,21 @@ class OrphanLedger(Protocol):
         """Sum up a tenant's orphans that were last booked or used before a moment, by folder."""
         ...
 
+    async def nominated(self, tenant_id: TenantId, *, before: datetime, per_folder: int) -> Sequence[str]:
+        """List the first keys of a tenant's orphans in each folder; see `orphans`. It keeps nobody waiting."""
+        ...
+
     async def take_orphans(
         self,
         tenant_id: TenantId,
+        keys: Sequence[str],
         *,
         limits: StorageLimits,
         before: datetime,
         now: datetime,
         until: datetime,
-        limit: int,
     ) -> Sequence[Taken]:
-        """Look for orphans and take their slots for deletion, in one transaction.
+        """Look again which of these keys are orphans, and take their slots for deletion, in one transaction.
 
         Whoever is about to refer to an object puts it first, or finds it counted, which makes it young. If that comes
         before, it is no orphan; if it comes after, the key is busy until the object is gone and can be put again.
@@ -151,16 +158,24 @@ async def remove_orphans(
     """
     removed = Removed()
     while True:
-        now = guard.clock()
-        until = now + guard.slot_life
-        taken = await ledger.take_orphans(
-            tenant_id, limits=guard.limits, before=now - age, now=now, until=until, limit=BATCH_SIZE
-        )
-        if not taken:
+        until_now = removed
+        keys = await ledger.nominated(tenant_id, before=guard.clock() - age, per_folder=PER_FOLDER)
+        for start in range(0, len(keys), BATCH_SIZE):
+            removed += await _remove_batch(tenant_id, keys[start : start + BATCH_SIZE], guard, ledger, age)
+        if removed == until_now:
             return removed
-        deletion = await guard.delete_begun(taken, until=until)
-        removed += Removed(len(deletion.deleted), deletion.freed_bytes)
+
+
+async def _remove_batch(
+    tenant_id: TenantId, keys: Sequence[str], guard: QuotaGuardedStore, ledger: OrphanLedger, age: timedelta
+) -> Removed:
+    now = guard.clock()
+    until = now + guard.slot_life
+    taken = await ledger.take_orphans(tenant_id, keys, limits=guard.limits, before=now - age, now=now, until=until)
+    deletion = await guard.delete_begun(taken, until=until)
+    if deletion.deleted:
         log.info("orphans.removed", objects=len(deletion.deleted), bytes=deletion.freed_bytes)
+    return Removed(len(deletion.deleted), deletion.freed_bytes)
 
 
 async def remove_strays(

@@ -57,7 +57,7 @@ WITH pictures AS MATERIALIZED (
       AND NOT EXISTS (
           SELECT FROM post_media p
           WHERE p.tenant_id = o.tenant_id
-            AND p.sha256 = coalesce(m.sha256, substring(o.s3_key FROM '([0-9a-f]{64})[^/]*$')))
+            AND p.sha256 = coalesce(m.sha256, left(split_part(o.s3_key, '/', -1), 64)))
       AND NOT EXISTS (
           SELECT FROM vision_results r
           JOIN storage_objects v ON v.tenant_id = r.tenant_id AND v.s3_key = r.s3_key
@@ -91,7 +91,7 @@ WHERE o.tenant_id = :tenant_id AND o.s3_key = ANY(:s3_keys::text[])
   AND NOT EXISTS (
       SELECT FROM post_media p
       WHERE p.tenant_id = o.tenant_id
-        AND p.sha256 = coalesce(m.sha256, substring(o.s3_key FROM '([0-9a-f]{64})[^/]*$')))
+        AND p.sha256 = coalesce(m.sha256, left(split_part(o.s3_key, '/', -1), 64)))
   AND NOT EXISTS (
       SELECT FROM vision_results r
       JOIN storage_objects v ON v.tenant_id = r.tenant_id AND v.s3_key = r.s3_key
