@@ -19,6 +19,7 @@ from vision_assets.core.errors import DatabaseConflict, StorageBusy, StorageUnav
 from vision_assets.core.guarded_store import SLOT_LIFE
 from vision_assets.core.object_ledger import Taken
 from vision_assets.core.quota import StorageLimits
+from vision_assets.core.storage import StoredObject
 from vision_assets.core.tenants import Tenant, TenantId
 from vision_assets.settings import Settings
 
@@ -290,6 +291,54 @@ async def test_s3_that_fails_for_all_ends_the_clean_up(cleaning: Cleaning) -> No
         await cleaning.run(store=store)
     assert len(store.requests) == GIVE_UP_AFTER
     await cleaning.assert_books_are_true()
+
+
+@dataclass
+class SilentStore(WrappedStore):
+    """A bucket that tells nothing of some objects."""
+
+    silent: Callable[[str], bool] = bool
+    asked: list[str] = field(default_factory=list)
+
+    async def head(self, key: str) -> StoredObject | None:
+        """Tell what it tells."""
+        self.asked.append(key)
+        if self.silent(key):
+            raise StorageUnavailable("silent")
+        return await self.store.head(key)
+
+
+async def begin_and_die(cleaning: Cleaning, tenant: Tenant) -> None:
+    """Leave an overdue operation behind."""
+    await cleaning.world.database.pool.execute(
+        "INSERT INTO storage_objects (tenant_id, s3_key, content_type, op_id, op_kind, op_delta, op_until)"
+        " VALUES ($1::uuid, 'crawl/' || $1 || '/dead', 'crawl', gen_random_uuid(), 'put', 5, now())",
+        tenant.id,
+    )
+
+
+async def test_operation_that_s3_does_not_tell_of_is_a_failure(cleaning: Cleaning) -> None:
+    """An overdue operation that cannot be looked after is told; those of others are, and the clean-up goes on."""
+    silent, good = await cleaning.world.tenant("Silent"), await cleaning.world.tenant("Good")
+    for tenant in (silent, good):
+        await begin_and_die(cleaning, tenant)
+        await cleaning.put_page(tenant, "a.html", days=30)
+    report = await cleaning.run(store=SilentStore(cleaning.world.bucket, lambda key: str(silent.id) in key))
+    [failure] = report.failures
+    assert str(silent.id) in failure
+    assert (await cleaning.world.keys(), await cleaning.taken_bytes()) == ({}, 5)
+    assert not (await replace(cleaning, ahead=timedelta(minutes=6)).run()).failures
+    await cleaning.assert_books_are_true()
+
+
+async def test_s3_that_tells_nothing_ends_the_clean_up(cleaning: Cleaning) -> None:
+    """When S3 tells of the overdue operations of no tenant, it is down: the clean-up does not wait for it any more."""
+    for number in range(GIVE_UP_AFTER + 3):
+        await begin_and_die(cleaning, await cleaning.world.tenant(f"{number}"))
+    store = SilentStore(cleaning.world.bucket, lambda _: True)
+    with pytest.raises(StorageUnavailable, match="dead"):
+        await cleaning.run(store=store)
+    assert len(store.asked) == GIVE_UP_AFTER
 
 
 async def test_tenant_that_cannot_be_claimed_does_not_stop_the_others(cleaning: Cleaning) -> None:

@@ -21,7 +21,7 @@ from vision_assets.core.errors import (
 from vision_assets.core.guarded_store import SLOT_LIFE, QuotaGuardedStore, Unbooked
 from vision_assets.core.object_ledger import Begun, Committed, Operation
 from vision_assets.core.quota import OwnLimits, StorageLimits, TenantUsage, Usage, figures, refusal
-from vision_assets.core.storage import CONTENT_TYPES, ContentType
+from vision_assets.core.storage import CONTENT_TYPES, ContentType, StoredObject
 from vision_assets.core.tenants import TenantId
 
 LIMITS = StorageLimits(bucket_bytes=1000, tenant_bytes=500, type_bytes={"media": 700, "vision": 100, "crawl": 100})
@@ -264,6 +264,21 @@ async def test_a_store_that_is_down_is_not_asked_for_every_object() -> None:
     scene.store.broken = set()
     assert len((await scene.guard.sweep(TENANT)).verified) == len(keys)
     assert scene.sizes == dict.fromkeys(keys, 1)
+
+
+async def test_a_sweep_ends_when_s3_tells_nothing() -> None:
+    """Looks that hang for longer than a slot lives are not begun again and again: the sweep ends and says so."""
+
+    class Hanging(MemoryStore):
+        async def head(self, key: str) -> StoredObject | None:
+            scene.now += SLOT_LIFE
+            return await MemoryStore.head(self, key)
+
+    scene = Scene(Hanging(broken={"put", "head"}))
+    with pytest.raises(StorageUnavailable):
+        await scene.put("a", 400)
+    assert (await scene.guard.sweep(TENANT)).failed == ("a",)
+    assert (scene.store.heads, scene.held) == (2, 400)
 
 
 async def test_what_gets_its_turn_too_late_is_not_sent() -> None:

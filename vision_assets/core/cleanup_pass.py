@@ -31,7 +31,7 @@ from vision_assets.core.cleanup import (
     owner,
     summed,
 )
-from vision_assets.core.errors import TransientError
+from vision_assets.core.errors import StorageUnavailable, TransientError
 from vision_assets.core.guarded_store import QuotaGuardedStore
 from vision_assets.core.object_ledger import Taken
 from vision_assets.core.quota import StorageLimits
@@ -45,7 +45,7 @@ PAGE_SIZE = 10_000
 """Candidates read at once: a page of pictures costs a scan over all of them, a batch a transaction."""
 
 GIVE_UP_AFTER = 5
-"""Tenants in succession of whose objects S3 deletes none: then it is S3 that fails, and not something of theirs."""
+"""Tenants in succession for whom S3 does nothing: then it is S3 that fails, and not something of theirs."""
 
 
 class CleanupLedger(Protocol):
@@ -151,6 +151,7 @@ class CleanupPass:
 
         Raises:
             CleanupUnderWay: Transient; nothing was removed.
+            StorageUnavailable: Transient; S3 failed for one tenant after the other. What was removed stays removed.
             DatabaseUnavailable, DatabaseConflict: Transient; what was removed stays removed.
         """
         async with nullcontext() if self.dry_run else self.ledger.alone():
@@ -182,13 +183,20 @@ class CleanupPass:
 
     async def _look_after_overdue(self) -> None:
         """Free what operations hold that never came back, an earlier clean-up's too."""
+        failed_in_succession = 0
         for tenant_id in await self.ledger.overdue_tenants(now=self.guard.clock()):
             with structlog.contextvars.bound_contextvars(tenant_id=str(tenant_id)):
                 try:
-                    await self.guard.sweep(tenant_id)
+                    if failed := (await self.guard.sweep(tenant_id)).failed:
+                        raise StorageUnavailable(f"S3 did not tell of {len(failed)} objects, {failed[0]} among them")
                 except Exception as error:
                     log.exception("cleanup.overdue_failed", error_type=type(error).__name__)
                     self._failed("operations that never came back", tenant_id, error)
+                    failed_in_succession += 1
+                    if failed_in_succession >= GIVE_UP_AFTER:
+                        raise
+                else:
+                    failed_in_succession = 0
 
     async def _remove_old(self, step: Step) -> None:
         """Remove one class of objects, as many as are needed.

@@ -209,7 +209,7 @@ class QuotaGuardedStore:
         return replace(looked, busy=(*busy, *looked.busy))
 
     async def sweep(self, tenant_id: TenantId) -> Verification:
-        """Look after a tenant's operations that never came back.
+        """Look after a tenant's operations that never came back, page by page until S3 does not tell of some.
 
         Raises:
             DatabaseUnavailable, DatabaseConflict: Transient.
@@ -221,9 +221,9 @@ class QuotaGuardedStore:
             if not page:
                 return swept
             looked = await self._look(page)
-            swept = Verification(
-                swept.verified + looked.verified, swept.busy + looked.busy, swept.failed + looked.failed
-            )
+            swept = Verification(swept.verified + looked.verified, swept.busy + looked.busy, looked.failed)
+            if looked.failed:
+                return swept
 
     async def check_quota_before_upload(
         self, tenant_id: TenantId, size_bytes: int, content_type: ContentType
