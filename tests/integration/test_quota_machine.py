@@ -32,9 +32,8 @@ class PostgresBooks:
     async def empty(self) -> None:
         """Start with both tenants and nothing else."""
         await self.database.pool.execute("DELETE FROM tenants")
-        await self.database.pool.execute(
-            "UPDATE storage_totals SET total_bytes = 0, reserved_bytes = 0, objects_count = 0"
-        )
+        left = await self.database.pool.fetch("SELECT total_bytes, reserved_bytes, objects_count FROM storage_totals")
+        assert [tuple(row) for row in left] == [(0, 0, 0)] * 3, "what a tenant had goes with it"
         await self.database.pool.execute(
             "INSERT INTO tenants (id, name) SELECT id, id::text FROM unnest($1::uuid[]) AS id", TENANTS
         )

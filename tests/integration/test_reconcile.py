@@ -21,7 +21,7 @@ from vision_assets.clients.s3 import S3Bucket
 from vision_assets.core.errors import ConfigurationError, QuotaExceeded, StorageBusy, StorageUnavailable, TenantUnknown
 from vision_assets.core.listing import Sizes
 from vision_assets.core.object_ledger import Operation
-from vision_assets.core.reconcile import Drift, ReconciliationReport
+from vision_assets.core.reconcile import Drift, OffSum, ReconciliationReport
 from vision_assets.core.tenants import Tenant, TenantId
 from vision_assets.settings import Settings
 
@@ -311,6 +311,40 @@ async def test_figures_that_somebody_overwrote_are_the_sums_again(world: World) 
     }
     assert found(report) == {"missing": Drift(1, -40, (gone,))}
     assert (await world.reconcile(tenant)).off_sums == ()
+    await assert_books_equal_s3(world)
+
+
+@pytest.mark.parametrize("wrong", [(0, 0, 0), (10**6, 7, 10**3)], ids=["too low", "too high"])
+async def test_totals_that_somebody_overwrote_are_the_sums_again(world: World, wrong: tuple[int, int, int]) -> None:
+    """What all tenants have together, written by hand, is the ledger's sum again before anything is booked on it."""
+    tenant, other = await world.tenant("Scribbled"), await world.tenant("Other")
+    gone = await put(world, tenant, "gone", 40)
+    await put(world, other, "a", 5)
+    await begin_put(world, f"crawl/{tenant.id}/dead", 30, until=datetime.now(UTC) - LONG_AGO)
+    await world.database.pool.execute(
+        "UPDATE storage_totals SET total_bytes = $1, objects_count = $2, reserved_bytes = $3"
+        " WHERE content_type = 'crawl'",
+        *wrong,
+    )
+    await behind_the_back(world, gone, None)
+    report = await world.reconcile(tenant)
+    assert report.off_sums == (OffSum("crawl of all tenants", wrong[1] - 2, wrong[0] - 45, wrong[2] - 30),)
+    assert found(report) == {
+        "missing": Drift(1, -40, (gone,)),
+        "stale_hold": Drift(1, 30, (f"crawl/{tenant.id}/dead",)),
+    }
+    assert (await world.reconcile(tenant)).off_sums == ()
+    await assert_books_equal_s3(world)
+
+
+async def test_totals_do_not_follow_another_tenants_wrong_figures(world: World) -> None:
+    """Right totals stay right while another tenant's figures are wrong; those wait for that tenant's turn."""
+    tenant, other = await world.tenant("Right"), await world.tenant("Wrong")
+    await put(world, other, "a", 50)
+    await world.database.pool.execute("DELETE FROM tenant_storage_usage WHERE tenant_id = $1", other.id)
+    assert (await world.reconcile(tenant)).off_sums == ()
+    assert await world.database.pool.fetchval("SELECT sum(total_bytes) FROM storage_totals") == 50
+    assert [off.content_type for off in (await world.reconcile(other)).off_sums] == ["crawl"]
     await assert_books_equal_s3(world)
 
 

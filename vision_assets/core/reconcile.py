@@ -52,12 +52,13 @@ class OffSum:
     """Usage figures that were not the sum of the object ledger: somebody wrote to the table. They are again.
 
     Attributes:
+        content_type: What is counted; with `of all tenants` behind it when it is not this tenant's figure.
         objects: What the figures showed more than the ledger; negative when the ledger had more.
         bytes: The same in bytes.
         reserved_bytes: The same of what is reserved.
     """
 
-    content_type: ContentType
+    content_type: str
     objects: int
     bytes: int
     reserved_bytes: int
@@ -95,7 +96,7 @@ class Comparison(Protocol):
         ...
 
     async def restore_sums(self) -> Sequence[OffSum]:
-        """Hold the usage figures against the ledger's sums, and put them right."""
+        """Hold the tenant's usage figures, and all tenants' together, against the ledger's sums, and put them right."""
         ...
 
     async def compare(self) -> int:

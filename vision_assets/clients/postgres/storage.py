@@ -110,6 +110,11 @@ async def lock_usage(connection: Connection, tenant_ids: Iterable[TenantId]) -> 
     return {tenant_id: _tenant_usage(own, NOTHING) for tenant_id, own in rows.items()}
 
 
+async def lock_totals(connection: Connection) -> dict[ContentType, Usage]:
+    """Lock what all tenants have together, after the usage of those whose usage is locked; give it by type."""
+    return {row["content_type"]: _usage(row) async for row in sql.lock_totals(connection)}
+
+
 async def begin_operations(
     connection: Connection, operations: Sequence[Operation], *, limits: StorageLimits, now: datetime, until: datetime
 ) -> Sequence[Begun]:
@@ -117,7 +122,7 @@ async def begin_operations(
     usage = await lock_usage(connection, (operation.tenant_id for operation in operations))
     entries = await _entries(connection, operations)
     if any(_needs_room(operation, entries) for operation in operations):
-        everyone = {row["content_type"]: _usage(row) async for row in sql.lock_totals(connection)}
+        everyone = await lock_totals(connection)
         usage = {tenant_id: TenantUsage(one.types, everyone, one.own) for tenant_id, one in usage.items()}
     decision = decide(operations, entries=entries, usage=usage, limits=limits, now=now, until=until)
     await _write(connection, decision, until=until)

@@ -11,7 +11,8 @@ ORDER BY u.tenant_id, u.content_type
 FOR NO KEY UPDATE OF u;
 
 -- name: lock_totals()
--- Comes second, and only when something is to be reserved: all tenants wait here for each other.
+-- Comes second, and only when something is to be reserved, or these figures are put right: all tenants wait here for
+-- each other.
 SELECT content_type, total_bytes, reserved_bytes, objects_count FROM storage_totals
 ORDER BY content_type
 FOR NO KEY UPDATE;

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from vision_assets.clients.postgres import Connection, Database, statements
-from vision_assets.clients.postgres.storage import lock_usage
+from vision_assets.clients.postgres.storage import lock_totals, lock_usage
 from vision_assets.core.listing import Sizes
 from vision_assets.core.reconcile import OffSum
 from vision_assets.core.tenants import TenantId
@@ -43,6 +43,9 @@ class PostgresComparison:
 
     async def restore_sums(self) -> Sequence[OffSum]:
         """See the Protocol."""
+        return [*await self._restore_usage(), *await self._restore_totals()]
+
+    async def _restore_usage(self) -> Sequence[OffSum]:
         await sql.ensure_usage_rows(self.connection, tenant_id=self.tenant_id)
         if not await self._off_sums():
             return []
@@ -59,6 +62,17 @@ class PostgresComparison:
                     reserved_bytes=off.reserved_bytes,
                 )
         return found
+
+    async def _restore_totals(self) -> Sequence[OffSum]:
+        if await sql.totals_agree(self.connection):
+            return []
+        # Whoever moves the ledger has the totals locked until it commits; nothing is locked after them.
+        async with self.connection.transaction():
+            await lock_totals(self.connection)
+            found = [dict(row) async for row in sql.off_totals(self.connection)]
+            for off in found:
+                await sql.move_totals(self.connection, **off)
+        return [OffSum(**off | {"content_type": f"{off['content_type']} of all tenants"}) for off in found]
 
     async def compare(self) -> int:
         """See the Protocol."""

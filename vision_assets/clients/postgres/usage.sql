@@ -57,6 +57,44 @@ UPDATE tenant_storage_usage SET
     reserved_bytes = reserved_bytes - :reserved_bytes, last_updated = now()
 WHERE tenant_id = :tenant_id AND content_type = :content_type;
 
+-- name: totals_agree()$
+-- Whether what all tenants have together is the sum of the tenants' figures, at one moment.
+SELECT NOT EXISTS (
+    SELECT FROM storage_totals t
+    LEFT JOIN (
+        SELECT content_type, sum(objects_count) AS objects, sum(total_bytes) AS bytes,
+               sum(reserved_bytes) AS reserved_bytes
+        FROM tenant_storage_usage
+        GROUP BY content_type
+    ) u USING (content_type)
+    WHERE (t.objects_count, t.total_bytes, t.reserved_bytes)
+          <> (coalesce(u.objects, 0), coalesce(u.bytes, 0), coalesce(u.reserved_bytes, 0)));
+
+-- name: off_totals()
+-- Figures of all tenants together that are not the sums of the object ledger, with what they show more. Reads the whole
+-- ledger: another tenant's figures may be wrong themselves.
+SELECT t.content_type,
+       t.objects_count - coalesce(o.objects, 0) AS objects,
+       (t.total_bytes - coalesce(o.bytes, 0))::bigint AS bytes,
+       (t.reserved_bytes - coalesce(o.reserved_bytes, 0))::bigint AS reserved_bytes
+FROM storage_totals t
+LEFT JOIN (
+    SELECT content_type, count(bytes) AS objects, sum(bytes) AS bytes, sum(op_delta) AS reserved_bytes
+    FROM storage_objects
+    GROUP BY content_type
+) o USING (content_type)
+WHERE (t.objects_count, t.total_bytes, t.reserved_bytes)
+      <> (coalesce(o.objects, 0), coalesce(o.bytes, 0), coalesce(o.reserved_bytes, 0))
+ORDER BY t.content_type;
+
+-- name: move_totals(content_type, objects, bytes, reserved_bytes)!
+-- Takes from a figure of all tenants together what it shows more than the ledger. Its row is locked, so the ledger's
+-- sums stand still.
+UPDATE storage_totals SET
+    objects_count = objects_count - :objects, total_bytes = total_bytes - :bytes,
+    reserved_bytes = reserved_bytes - :reserved_bytes
+WHERE content_type = :content_type;
+
 -- name: note_reconciled(tenant_id, listed_from)!
 -- Notes when the figures were held against S3: as of when the listing began.
 UPDATE tenant_storage_usage SET reconciled_at = :listed_from, last_updated = now() WHERE tenant_id = :tenant_id;
