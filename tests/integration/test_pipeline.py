@@ -18,6 +18,7 @@ from tests.world import World, open_world
 from vision_assets.clients.media_files import LocalFiles
 from vision_assets.clients.telegram_export import TelegramExport
 from vision_assets.core.errors import ConfigurationError
+from vision_assets.core.reconcile import content_type_of
 from vision_assets.settings import Settings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -189,7 +190,7 @@ async def test_usage_counts_each_object_once(full: World) -> None:
     assert tuple(*await full.database.pool.fetch(counted)) == expected
     quota = full.quota()
     key, size = next(iter(keys.items()))
-    await quota.update_tenant_usage(tenant.id, key, "media", size)
+    await quota.update_tenant_usage(tenant.id, key, content_type_of(key), size)
     assert tuple(*await full.database.pool.fetch(counted)) == expected
     report = await full.reconcile(tenant)
     assert not any(drift.objects for drift in report.drift.values())

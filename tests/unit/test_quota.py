@@ -13,6 +13,7 @@ from vision_assets.core.errors import (
     ConfigurationError,
     DatabaseConflict,
     DatabaseUnavailable,
+    KeyMisplaced,
     QuotaExceeded,
     StorageBusy,
     StorageUnavailable,
@@ -27,6 +28,11 @@ from vision_assets.core.tenants import TenantId
 LIMITS = StorageLimits(bucket_bytes=1000, tenant_bytes=500, type_bytes={"media": 700, "vision": 100, "crawl": 100})
 TENANT, OTHER = TenantId(UUID(int=1)), TenantId(UUID(int=2))
 NOW = datetime(2030, 6, 1, tzinfo=UTC)
+
+
+def key(name: str, tenant_id: TenantId = TENANT) -> str:
+    """Name a picture."""
+    return f"media/{tenant_id}/{name}"
 
 
 def usage(tenant: int, everyone: int, *, reserved: int = 0, own: OwnLimits | None = None) -> TenantUsage:
@@ -123,7 +129,7 @@ class Scene:
 
     async def put(
         self,
-        key: str,
+        name: str,
         size: int,
         *,
         tenant_id: TenantId = TENANT,
@@ -132,12 +138,16 @@ class Scene:
     ) -> bool:
         """Put a picture of a size."""
         guard = by or self.guard
-        return await guard.put(tenant_id, key, bytes(size), content_type="media", mime="image/png", immutable=immutable)
+        return await guard.put(
+            tenant_id, key(name, tenant_id), bytes(size), content_type="media", mime="image/png", immutable=immutable
+        )
 
     @property
     def sizes(self) -> dict[str, int | None]:
-        """What the books say."""
-        return {key: entry.bytes for (_, key), entry in self.ledger.entries.items()}
+        """What the books say: name → bytes."""
+        sizes = {where.removeprefix(key("", who)): entry.bytes for (who, where), entry in self.ledger.entries.items()}
+        assert len(sizes) == len(self.ledger.entries)
+        return sizes
 
     @property
     def held(self) -> int:
@@ -204,7 +214,7 @@ async def test_a_wrong_setting_tells_nothing_of_objects() -> None:
     with pytest.raises(ConfigurationError):
         await scene.put("b", 300)
     with pytest.raises(ConfigurationError):
-        await scene.guard.delete(TENANT, [("a", "media")])
+        await scene.guard.delete(TENANT, [(key("a"), "media")])
     assert (scene.sizes, scene.held, store.heads) == ({"a": 100, "b": None}, 300, 0)
     scene.now += SLOT_LIFE
     await scene.another_process().sweep(TENANT)
@@ -221,12 +231,12 @@ async def test_while_s3_tells_nothing_the_room_stays_held() -> None:
     with pytest.raises(QuotaExceeded):
         await scene.put("b", 200)
     scene.now += SLOT_LIFE
-    assert (await scene.guard.sweep(TENANT)).failed == ("a",)
+    assert (await scene.guard.sweep(TENANT)).failed == (key("a"),)
     assert scene.held == 400
     scene.now += SLOT_LIFE
     scene.store.broken = set()
     [found] = (await scene.guard.sweep(TENANT)).verified
-    assert (found.key, found.after_bytes, found.overdue, found.held_bytes) == ("a", None, True, 400)
+    assert (found.key, found.after_bytes, found.overdue, found.held_bytes) == (key("a"), None, True, 400)
     assert scene.ledger.entries == {}
 
 
@@ -239,7 +249,7 @@ async def test_a_cancelled_put_is_looked_after_when_its_time_is_up() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    store.objects["a"] = bytes(400)  # S3 had taken it
+    store.objects[key("a")] = bytes(400)  # S3 had taken it
     store.gate.set()
     assert scene.held == 400
     with pytest.raises(StorageBusy):
@@ -253,17 +263,17 @@ async def test_a_cancelled_put_is_looked_after_when_its_time_is_up() -> None:
 async def test_a_store_that_is_down_is_not_asked_for_every_object() -> None:
     """After a refused delete of many, a few unanswered looks tell that S3 is down; the rest waits for better times."""
     scene = Scene()
-    keys = [str(number) for number in range(50)]
-    for key in keys:
-        await scene.put(key, 1)
+    names = [str(number) for number in range(50)]
+    for name in names:
+        await scene.put(name, 1)
     scene.store.broken = {"delete", "head"}
     with pytest.raises(StorageUnavailable):
-        await scene.guard.delete(TENANT, [(key, "media") for key in keys])
+        await scene.guard.delete(TENANT, [(key(name), "media") for name in names])
     assert scene.store.heads == scene.guard.heads
     scene.now += SLOT_LIFE
     scene.store.broken = set()
-    assert len((await scene.guard.sweep(TENANT)).verified) == len(keys)
-    assert scene.sizes == dict.fromkeys(keys, 1)
+    assert len((await scene.guard.sweep(TENANT)).verified) == len(names)
+    assert scene.sizes == dict.fromkeys(names, 1)
 
 
 async def test_a_sweep_ends_when_s3_tells_nothing() -> None:
@@ -277,7 +287,7 @@ async def test_a_sweep_ends_when_s3_tells_nothing() -> None:
     scene = Scene(Hanging(broken={"put", "head"}))
     with pytest.raises(StorageUnavailable):
         await scene.put("a", 400)
-    assert (await scene.guard.sweep(TENANT)).failed == ("a",)
+    assert (await scene.guard.sweep(TENANT)).failed == (key("a"),)
     assert (scene.store.heads, scene.held) == (2, 400)
 
 
@@ -298,8 +308,8 @@ async def test_what_gets_its_turn_too_late_is_not_sent() -> None:
     with pytest.raises(StorageBusy):
         await scene.put("b", 300)
     with pytest.raises(StorageBusy):
-        await scene.guard.delete(TENANT, [("a", "media")])
-    assert scene.store.objects.keys() == {"a"}
+        await scene.guard.delete(TENANT, [(key("a"), "media")])
+    assert scene.store.objects.keys() == {key("a")}
     assert (scene.sizes, scene.held) == ({"a": 100}, 0)
 
 
@@ -321,8 +331,8 @@ async def test_a_delete_that_comes_too_late_spares_what_was_put_since() -> None:
 
     deleter.ledger = Meanwhile(scene.ledger.tenants, entries=scene.ledger.entries, types=scene.ledger.types)
     with pytest.raises(StorageBusy):
-        await deleter.delete(TENANT, [("a", "media")])
-    assert (scene.sizes, scene.store.objects) == ({"a": 200}, {"a": bytes(200)})
+        await deleter.delete(TENANT, [(key("a"), "media")])
+    assert (scene.sizes, scene.store.objects) == ({"a": 200}, {key("a"): bytes(200)})
 
 
 async def test_a_key_is_waited_for() -> None:
@@ -377,14 +387,14 @@ async def test_deletes_count_down_and_say_so_twice() -> None:
     store.gate.set()
     scene = Scene(store)
     await scene.put("a", 400)
-    assert (await scene.guard.delete(TENANT, [("a", "media")])).freed_bytes == 400
-    assert (await scene.guard.delete(TENANT, [("a", "media")])).freed_bytes == 0
+    assert (await scene.guard.delete(TENANT, [(key("a"), "media")])).freed_bytes == 400
+    assert (await scene.guard.delete(TENANT, [(key("a"), "media")])).freed_bytes == 0
     assert (scene.sizes, store.objects) == ({}, {})
     store.gate.clear()
     task = asyncio.create_task(scene.put("a", 500))
     await asyncio.sleep(0)
-    deletion = await scene.guard.delete(TENANT, [("a", "media")])
-    assert (deletion.deleted, deletion.busy) == ((), ("a",))
+    deletion = await scene.guard.delete(TENANT, [(key("a"), "media")])
+    assert (deletion.deleted, deletion.busy) == ((), (key("a"),))
     store.gate.set()
     assert await task
 
@@ -397,7 +407,7 @@ async def test_a_failing_check_lets_uploads_go_on_up_to_a_cap() -> None:
     assert await scene.put("b", 100, tenant_id=OTHER)
     with pytest.raises(DatabaseUnavailable):
         await scene.put("c", 1)
-    assert scene.store.objects.keys() == {"a", "b"}
+    assert scene.store.objects.keys() == {key("a"), key("b", OTHER)}
     scene.ledger.down = False
     assert await scene.put("d", 1)
     assert scene.sizes == {"a": 200, "b": 100, "d": 1}
@@ -472,7 +482,7 @@ async def test_a_put_that_is_cancelled_while_it_is_booked_is_booked_later() -> N
     with pytest.raises(asyncio.CancelledError):
         await task
     assert scene.held == 400
-    assert (await scene.guard.verify(TENANT, [("b", "media")])).verified
+    assert (await scene.guard.verify(TENANT, [(key("b"), "media")])).verified
     assert (scene.sizes, scene.held) == ({"a": 400}, 0)
 
 
@@ -494,15 +504,15 @@ async def test_what_is_told_is_checked_where_somebody_else_may_have_written() ->
     """A size that is told is booked as it is, unless an operation on the key never came back: then S3 is asked."""
     store = SlowStore()
     scene = Scene(store)
-    assert await scene.guard.update_tenant_usage(TENANT, "a", "media", 300)
+    assert await scene.guard.update_tenant_usage(TENANT, key("a"), "media", 300)
     assert (scene.sizes, store.heads) == ({"a": 300}, 0)
     task = asyncio.create_task(scene.put("a", 400))
     await asyncio.sleep(0)
-    assert not await scene.guard.update_tenant_usage(TENANT, "a", "media", 300)
+    assert not await scene.guard.update_tenant_usage(TENANT, key("a"), "media", 300)
     task.cancel()
-    store.objects["a"] = bytes(400)  # S3 had taken it
+    store.objects[key("a")] = bytes(400)  # S3 had taken it
     scene.now += SLOT_LIFE
-    assert await scene.another_process().update_tenant_usage(TENANT, "a", "media", 300)
+    assert await scene.another_process().update_tenant_usage(TENANT, key("a"), "media", 300)
     assert (scene.sizes, scene.held) == ({"a": 400}, 0)
 
 
@@ -540,3 +550,41 @@ async def test_a_tenant_that_is_not_there() -> None:
     with pytest.raises(TenantUnknown):
         await scene.put("a", 1, tenant_id=TenantId(UUID(int=9)))
     assert scene.store.objects == {}
+
+
+@pytest.mark.parametrize(
+    ("tenant_id", "where", "content_type"),
+    [
+        (TENANT, key("a", OTHER), "media"),
+        (TENANT, key("a"), "crawl"),
+        (TENANT, f"album/{TENANT}/a", "media"),
+        (TENANT, f"media/t{TENANT}/a", "media"),
+        (TENANT, f"media/{TENANT}", "media"),
+        (TENANT, f"elsewhere/{TENANT}/a", "media"),
+        (OTHER, key("a"), "media"),
+    ],
+)
+async def test_a_key_is_the_tenants_and_of_its_type(tenant_id: TenantId, where: str, content_type: ContentType) -> None:
+    """Nobody puts, deletes or books in the name of another tenant or type; the error names the key and its place."""
+    scene = Scene()
+    await scene.put("a", 100)
+    await scene.put("a", 200, tenant_id=OTHER)
+    objects, entries = dict(scene.store.objects), dict(scene.ledger.entries)
+    guard = scene.guard
+    for act in (
+        guard.put(tenant_id, where, b"1", content_type=content_type, mime="image/png"),
+        guard.delete(tenant_id, [(key("a", tenant_id), "media"), (where, content_type)]),
+        guard.verify(tenant_id, [(where, content_type)]),
+        guard.update_tenant_usage(tenant_id, where, content_type, None),
+    ):
+        with pytest.raises(KeyMisplaced, match=f"{where} is no key.*/{tenant_id}/"):
+            await act
+    assert (scene.store.objects, scene.ledger.entries) == (objects, entries)
+
+
+async def test_albums_summaries_are_results() -> None:
+    """What lies below `album/` counts as `vision`."""
+    scene = Scene()
+    where = f"album/{TENANT}/a"
+    assert await scene.guard.put(TENANT, where, b"1", content_type="vision", mime="application/json")
+    assert (await scene.guard.delete(TENANT, [(where, "vision")])).deleted == (where,)

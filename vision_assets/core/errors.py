@@ -10,6 +10,7 @@
     │   ├── ConfigurationError       a setting is absent or wrong
     │   ├── PartFailed               an embedded part did not start or stop (`devstack/processes.py`)
     │   ├── TenantUnknown            no such tenant, or it is not active
+    │   ├── KeyMisplaced             the object's key is not the tenant's, or not of its type
     │   ├── QuotaExceeded            the put would break a storage limit
     │   └── BudgetExceeded           the call would break a token budget; not before the window resets
     └── TransientError               the same call may work later
@@ -118,6 +119,10 @@ class ConfigurationError(PermanentError):
 
 class TenantUnknown(PermanentError):
     """There is no such tenant, or it is not active."""
+
+
+class KeyMisplaced(PermanentError):
+    """An operation was asked for on a key outside the tenant's folders of that content type."""
 
 
 class QuotaExceeded(PermanentError):

@@ -15,6 +15,7 @@ import structlog
 
 from vision_assets.core.errors import (
     DatabaseUnavailable,
+    KeyMisplaced,
     QuotaExceeded,
     StorageBusy,
     StorageUnavailable,
@@ -34,7 +35,7 @@ from vision_assets.core.object_ledger import (
     Taken,
 )
 from vision_assets.core.quota import Figures, QuotaVerdict, StorageLimits, TenantUsage, figures, refusal
-from vision_assets.core.storage import ContentType, ObjectStore
+from vision_assets.core.storage import PREFIXES, ContentType, ObjectStore, is_placed
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.verification import Verification, look
 
@@ -91,6 +92,8 @@ def _now() -> datetime:
 class QuotaGuardedStore:
     """The only way to put and delete objects: within the quota, and booked.
 
+    What is asked for on a key outside the tenant's folder of that type fails for good, with `KeyMisplaced`.
+
     Attributes:
         unbooked: Shared by all guards of a process.
         unchecked_limit_bytes: Of puts that a process makes without a check while the ledger cannot be reached.
@@ -140,7 +143,7 @@ class QuotaGuardedStore:
             DatabaseUnavailable: Transient; too much was put without a check already. Nothing was put.
             DatabaseConflict: Transient; nothing was put.
         """
-        operation = Operation(uuid4(), tenant_id, key, content_type, "put", len(body), immutable)
+        operation = _operation("put", tenant_id, key, content_type, size_bytes=len(body), immutable=immutable)
         try:
             begun = await self._begin_put(operation)
         except DatabaseUnavailable as error:
@@ -439,8 +442,31 @@ class QuotaGuardedStore:
             self.unbooked.operations += [(operation, 0) for operation in lost]
 
 
+def _operation(
+    kind: OperationKind,
+    tenant_id: TenantId,
+    key: str,
+    content_type: ContentType,
+    *,
+    size_bytes: int = 0,
+    immutable: bool = False,
+) -> Operation:
+    """Make an operation on an object of the tenant.
+
+    Raises:
+        KeyMisplaced: It would touch, or be booked as, what it is not.
+    """
+    if not is_placed(tenant_id, key, content_type):
+        folders = " or ".join(f"{folder}/{tenant_id}/" for folder, name in PREFIXES.items() if name == content_type)
+        raise KeyMisplaced(
+            f"{key} is no key of this tenant's {content_type}: that lies below {folders}. Nothing was changed. Ask "
+            "with the object's own tenant and type, or name it so."
+        )
+    return Operation(uuid4(), tenant_id, key, content_type, kind, size_bytes, immutable)
+
+
 def _operations(kind: OperationKind, tenant_id: TenantId, objects: Sequence[TypedKey]) -> list[Operation]:
-    return [Operation(uuid4(), tenant_id, key, content_type, kind) for key, content_type in objects]
+    return [_operation(kind, tenant_id, key, content_type) for key, content_type in objects]
 
 
 def _waits(patience_seconds: float) -> Iterator[float]:

@@ -83,6 +83,12 @@ class ObjectStore(Protocol):
         ...
 
 
+def is_placed(tenant_id: TenantId, key: str, content_type: ContentType) -> bool:
+    """Tell whether a key lies in a folder of the tenant where objects of the type lie."""
+    folder = key.split("/", 1)[0]
+    return PREFIXES.get(folder) == content_type and key.startswith(f"{folder}/{tenant_id}/")
+
+
 def media_key(tenant_id: TenantId, sha256: str, *, extension: str) -> str:
     """Name the S3 object of a picture; the form is a contract with other readers."""
     return f"media/{tenant_id}/{sha256[:2]}/{sha256}.{extension}"
