@@ -13,7 +13,7 @@ from tests.cleaning import Cleaning, WrappedStore, down_to, sha256_of
 from tests.integration.test_reconcile import bucket_through
 from tests.world import World
 from vision_assets.clients.postgres.cleanup import PostgresCleanup
-from vision_assets.core.cleanup import Candidate, Step
+from vision_assets.core.cleanup import Candidate, CleanupReport, Step
 from vision_assets.core.cleanup_pass import GIVE_UP_AFTER
 from vision_assets.core.errors import DatabaseConflict, StorageBusy, StorageUnavailable
 from vision_assets.core.guarded_store import SLOT_LIFE
@@ -111,6 +111,71 @@ async def test_use_saves_a_picture(cleaning: Cleaning, *, uncommitted: bool) -> 
     await asyncio.gather(*tasks)
     assert (await world.keys()).keys() == {key}
     assert await world.database.pool.fetchval("SELECT count(*) FROM media_objects") == 1
+
+
+async def clean_up_beside(cleaning: Cleaning, first: str, then: str) -> CleanupReport:
+    """Clean up beside a transaction that makes its first change before the claim, the other when the claim waits."""
+    database = cleaning.world.database
+    begun = asyncio.Event()
+
+    async def change() -> None:
+        async with database.transaction() as connection:
+            await connection.execute(first)
+            begun.set()
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            while not await database.pool.fetchval(waiting):  # noqa: ASYNC110 - the server tells no event
+                await asyncio.sleep(0.01)
+            await connection.execute(then)
+
+    async def begin(_: TenantId) -> None:
+        changes.append(asyncio.create_task(change()))
+        await begun.wait()
+
+    changes: list[asyncio.Task[None]] = []
+    report = await cleaning.run(ledger=Interrupted(database, begin))
+    await asyncio.gather(*changes)
+    return report
+
+
+async def test_claim_locks_pictures_before_their_results(cleaning: Cleaning) -> None:
+    """Whoever writes a result locks its picture first; so does a clean-up, and neither gives way to the other."""
+    tenant = await cleaning.world.tenant("Results")
+    await cleaning.put_picture(tenant, "seen", days=40)
+    await cleaning.put_result(tenant, "seen", days=10)
+    report = await clean_up_beside(
+        cleaning,
+        "UPDATE media_objects SET last_used_at = last_used_at",
+        "UPDATE vision_results SET analyzed_at = now()",
+    )
+    assert not report.failures
+    assert await cleaning.world.keys() == {}
+
+
+async def test_claim_locks_enriched_posts_in_their_order(cleaning: Cleaning) -> None:
+    """Of a batch with a result and a summary, the posts are locked in one order, as those who enrich them do."""
+    world = cleaning.world
+    tenant = await world.tenant("Enriched")
+    for name in ("album", "seen"):
+        await cleaning.put_picture(tenant, name)
+    album, single = [await cleaning.refer(tenant, name) for name in ("album", "seen")]
+    summary = await cleaning.put(tenant, f"album/{album}_vision_summary_v1.json", "vision", days=30)
+    result = await cleaning.put_result(tenant, "seen", days=30)
+    for post_id, data in (
+        (album, {"album_summary_s3_key": summary}),
+        (single, {"s3_keys_list": [{"s3_key": result}], "s3_keys": {"image": result}}),
+    ):
+        await world.database.pool.execute(
+            "INSERT INTO post_enrichment (post_id, kind, tenant_id, provider, params_hash, data, status)"
+            " VALUES ($1, 'vision', $2, 'local', '', $3, 'ok')",
+            post_id,
+            tenant.id,
+            data,
+        )
+    change = "UPDATE post_enrichment SET updated_at = now() WHERE post_id = '{}'"
+    report = await clean_up_beside(cleaning, change.format(album), change.format(single))
+    assert not report.failures
+    rows = await world.database.pool.fetch("SELECT post_id, data FROM post_enrichment")
+    assert {row["post_id"]: row["data"] for row in rows} == {album: {}, single: {"s3_keys_list": [], "s3_keys": {}}}
 
 
 async def test_new_put_saves_an_object(cleaning: Cleaning) -> None:

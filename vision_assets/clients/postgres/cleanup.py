@@ -80,6 +80,9 @@ class PostgresCleanup:
         operations: list[Operation] = []
         async with self.database.transaction() as connection:
             await lock_usage(connection, [tenant_id])
+            pictures = [candidate.key for candidate in candidates if candidate.content_type == "media"]
+            if pictures:
+                await sql.lock_pictures(connection, tenant_id=tenant_id, s3_keys=pictures)
             for content_type in ORDER:
                 keys = [candidate.key for candidate in candidates if candidate.content_type == content_type]
                 if not keys:
@@ -119,7 +122,6 @@ async def _still(
     """
     of_tenant = {"tenant_id": tenant_id, "s3_keys": keys}
     if content_type == "media":
-        await sql.lock_pictures(connection, **of_tenant)
         rows = sql.still_unreferenced(connection, before=step.before, settled_before=step.settled_before, **of_tenant)
     else:
         before = step.before if content_type == step.content_type else step.settled_before
@@ -132,6 +134,7 @@ async def _forget(connection: Connection, tenant_id: TenantId, content_type: Con
     gone = {"tenant_id": tenant_id, "s3_keys": keys}
     if content_type == "vision":
         await sql.forget_results(connection, **gone)
+        await sql.lock_enriched(connection, **gone)
         await sql.forget_keys_of_posts(connection, **gone)
         await sql.forget_summaries(connection, **gone)
     elif content_type == "media":

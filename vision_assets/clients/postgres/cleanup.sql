@@ -76,7 +76,8 @@ WHERE v.bytes IS NOT NULL AND v.op_id IS NULL AND v.recorded_at < :settled_befor
 ORDER BY place_at, tenant_id, place_key, content_type DESC, s3_key;
 
 -- name: lock_pictures(tenant_id, s3_keys)!
--- Keeps pictures from being used until the transaction ends; comes after the tenant's usage.
+-- Keeps pictures from being used until the transaction ends; comes after the tenant's usage and before their results, as
+-- where results are written.
 SELECT FROM media_objects WHERE tenant_id = :tenant_id AND s3_key = ANY(:s3_keys::text[]) ORDER BY sha256 FOR UPDATE;
 
 -- name: still_unreferenced(tenant_id, s3_keys, before, settled_before)
@@ -104,24 +105,25 @@ FROM unnest(:s3_keys::text[]) AS gone (s3_key)
 WHERE r.tenant_id = :tenant_id AND r.sha256 = substring(gone.s3_key FROM '^vision/[^/]*/([0-9a-f]{64})_')
   AND r.s3_key = gone.s3_key;
 
+-- name: lock_enriched(tenant_id, s3_keys)!
+-- Locks the rows of all posts that may tell these keys, in the order of the posts, as their writers do. Comes before the
+-- two statements that change them.
+SELECT FROM post_enrichment e
+JOIN posts p ON p.tenant_id = e.tenant_id AND p.id = e.post_id
+WHERE e.tenant_id = :tenant_id AND e.kind = 'vision' AND e.post_id IN (
+    SELECT m.post_id
+    FROM unnest(:s3_keys::text[]) AS gone (s3_key)
+    JOIN post_media m ON m.tenant_id = :tenant_id
+                     AND m.sha256 = substring(gone.s3_key FROM '^vision/[^/]*/([0-9a-f]{64})_')
+    UNION
+    SELECT substring(gone.s3_key FROM '^album/[^/]*/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})_')::uuid
+    FROM unnest(:s3_keys::text[]) AS gone (s3_key))
+ORDER BY p.seq
+FOR UPDATE OF e;
+
 -- name: forget_keys_of_posts(tenant_id, s3_keys)!
 -- Takes the keys of removed results out of the enriched posts that tell them. The rows stay up to date: what they say
--- of the pictures is as true as before. Rows are locked in the order of the posts, as their writers do.
-WITH telling AS (
-    SELECT e.post_id
-    FROM post_enrichment e
-    JOIN posts p ON p.tenant_id = e.tenant_id AND p.id = e.post_id
-    WHERE e.tenant_id = :tenant_id AND e.kind = 'vision' AND e.post_id IN (
-        SELECT m.post_id
-        FROM unnest(:s3_keys::text[]) AS gone (s3_key)
-        JOIN post_media m ON m.tenant_id = :tenant_id
-                         AND m.sha256 = substring(gone.s3_key FROM '^vision/[^/]*/([0-9a-f]{64})_'))
-      AND EXISTS (
-        SELECT FROM jsonb_array_elements(e.data -> 's3_keys_list') AS item
-        WHERE item ->> 's3_key' = ANY(:s3_keys::text[]))
-    ORDER BY p.seq
-    FOR UPDATE OF e
-)
+-- of the pictures is as true as before.
 UPDATE post_enrichment e SET updated_at = now(), data = e.data || (
     SELECT jsonb_build_object(
         's3_keys_list', coalesce(jsonb_agg(item ORDER BY place), '[]'),
@@ -129,24 +131,22 @@ UPDATE post_enrichment e SET updated_at = now(), data = e.data || (
                         ELSE jsonb_build_object('image', (array_agg(item ->> 's3_key' ORDER BY place))[1]) END)
     FROM jsonb_array_elements(e.data -> 's3_keys_list') WITH ORDINALITY AS list (item, place)
     WHERE item ->> 's3_key' <> ALL(:s3_keys::text[]))
-FROM telling
-WHERE e.post_id = telling.post_id AND e.kind = 'vision';
+WHERE e.tenant_id = :tenant_id AND e.kind = 'vision' AND e.post_id IN (
+    SELECT m.post_id
+    FROM unnest(:s3_keys::text[]) AS gone (s3_key)
+    JOIN post_media m ON m.tenant_id = :tenant_id
+                     AND m.sha256 = substring(gone.s3_key FROM '^vision/[^/]*/([0-9a-f]{64})_'))
+  AND EXISTS (
+    SELECT FROM jsonb_array_elements(e.data -> 's3_keys_list') AS item
+    WHERE item ->> 's3_key' = ANY(:s3_keys::text[]));
 
 -- name: forget_summaries(tenant_id, s3_keys)!
--- Takes the keys of removed albums' summaries out of their posts' rows, locked in the order of the posts.
-WITH telling AS (
-    SELECT e.post_id
-    FROM unnest(:s3_keys::text[]) AS gone (s3_key)
-    JOIN post_enrichment e ON e.tenant_id = :tenant_id AND e.kind = 'vision'
-        AND e.post_id = substring(gone.s3_key FROM '^album/[^/]*/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})_')::uuid
-    JOIN posts p ON p.tenant_id = e.tenant_id AND p.id = e.post_id
-    WHERE e.data ->> 'album_summary_s3_key' = gone.s3_key
-    ORDER BY p.seq
-    FOR UPDATE OF e
-)
+-- Takes the keys of removed albums' summaries out of their posts' rows.
 UPDATE post_enrichment e SET data = e.data - 'album_summary_s3_key', updated_at = now()
-FROM telling
-WHERE e.post_id = telling.post_id AND e.kind = 'vision';
+FROM unnest(:s3_keys::text[]) AS gone (s3_key)
+WHERE e.tenant_id = :tenant_id AND e.kind = 'vision'
+  AND e.post_id = substring(gone.s3_key FROM '^album/[^/]*/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})_')::uuid
+  AND e.data ->> 'album_summary_s3_key' = gone.s3_key;
 
 -- name: forget_pictures(tenant_id, s3_keys)!
 -- Removes pictures' rows, with their hashes and results.
