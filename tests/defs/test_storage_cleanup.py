@@ -10,12 +10,14 @@ import pytest
 
 from tests.cleaning import Cleaning
 from tests.world import World, open_world
+from vision_assets.clients.postgres.cleanup import PostgresCleanup
 from vision_assets.defs.storage_cleanup import (
     AFTER_A_FAILURE,
     OCCASION,
     CleanupConfig,
     daily_storage_cleanup,
     reason_to_wait,
+    remove_old_objects,
     storage_cleanup,
     storage_emergency,
 )
@@ -87,9 +89,15 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def run(instance: dg.DagsterInstance, resources: dict[str, Any], config: CleanupConfig) -> dg.ExecuteInProcessResult:
+def run(
+    instance: dg.DagsterInstance,
+    resources: dict[str, Any],
+    config: CleanupConfig,
+    *,
+    job: dg.JobDefinition = storage_cleanup,
+) -> dg.ExecuteInProcessResult:
     """Run the job."""
-    return storage_cleanup.execute_in_process(
+    return job.execute_in_process(
         instance=instance,
         resources=resources,
         run_config=dg.RunConfig(ops={"remove_old_objects": config}),
@@ -199,8 +207,40 @@ def test_sensor_does_not_flood(instance: dg.DagsterInstance, resources: dict[str
     waiting = evaluate(instance, resources)
     assert isinstance(waiting, dg.SkipReason)
     assert "failed" in str(waiting.skip_message)
-    [record] = instance.get_run_records(limit=1)
-    assert reason_to_wait(record, now=datetime.now(UTC) + AFTER_A_FAILURE + timedelta(seconds=1)) is None
+    assert reason_to_wait(instance, now=datetime.now(UTC) + AFTER_A_FAILURE + timedelta(seconds=1)) is None
+
+
+def test_sensor_waits_for_the_daily_clean_up_alone(
+    instance: dg.DagsterInstance, resources: dict[str, Any], in_world: InWorld
+) -> None:
+    """Beside the daily clean-up no emergency begins; as soon as it has ended one does, however it ended."""
+    in_world(fill)
+    run_of = instance.create_run_for_job(storage_cleanup, tags={OCCASION: "ttl"}, status=dg.DagsterRunStatus.STARTED)
+    waiting = evaluate(instance, resources)
+    assert isinstance(waiting, dg.SkipReason)
+    assert "under way" in str(waiting.skip_message)
+    instance.report_run_failed(run_of)
+    assert isinstance(evaluate(instance, resources), dg.RunRequest)
+
+
+def test_emergency_that_was_kept_out_comes_again(
+    instance: dg.DagsterInstance, resources: dict[str, Any], in_world: InWorld
+) -> None:
+    """An emergency that failed because another clean-up ran, by the command perhaps, is not put off for an hour."""
+
+    @dg.job(name=storage_cleanup.name, executor_def=dg.in_process_executor)
+    def without_retries() -> None:
+        remove_old_objects.with_retry_policy(dg.RetryPolicy(max_retries=0))()
+
+    async def beside(world: World) -> None:
+        await fill(world)
+        emergency = CleanupConfig(emergency=True)
+        async with PostgresCleanup(world.database).alone():
+            result = await asyncio.to_thread(run, instance, resources, emergency, job=without_retries)
+        assert not result.success
+
+    in_world(beside)
+    assert isinstance(evaluate(instance, resources), dg.RunRequest)
 
 
 def test_sensor_without_a_database(instance: dg.DagsterInstance, resources: dict[str, Any]) -> None:

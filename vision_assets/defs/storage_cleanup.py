@@ -10,7 +10,7 @@ import dagster as dg
 
 from vision_assets.core.cleanup import CleanupReport, is_emergency
 from vision_assets.core.cleanup_pass import CleanupPass
-from vision_assets.core.errors import VisionAssetsError
+from vision_assets.core.errors import CleanupUnderWay, VisionAssetsError
 from vision_assets.defs.failures import EXAMPLES, RETRY, translated
 from vision_assets.defs.metadata import megabytes
 from vision_assets.defs.progress import ProgressLog
@@ -19,6 +19,8 @@ from vision_assets.resources import PostgresResource, S3Resource, StorageCleanup
 
 AFTER_A_FAILURE = timedelta(hours=1)
 """Until the sensor tries again: nothing more may go, or something does not answer."""
+
+ENDED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 
 OCCASION = "vision_assets/cleanup"
 """Tag of the job's runs: `emergency` or `ttl`."""
@@ -124,10 +126,7 @@ def storage_emergency(
         return dg.SkipReason(f"The totals could not be read: {error}")
     if not is_emergency(taken, plan):
         return dg.SkipReason(f"{taken} bytes are stored or reserved; {plan.threshold_bytes} are an emergency.")
-    runs = context.instance.get_run_records(
-        dg.RunsFilter(job_name=storage_cleanup.name, tags={OCCASION: "emergency"}), limit=1
-    )
-    if runs and (wait := reason_to_wait(runs[0], now=datetime.now(UTC))):
+    if wait := reason_to_wait(context.instance, now=datetime.now(UTC)):
         return dg.SkipReason(wait)
     return dg.RunRequest(
         run_config=dg.RunConfig(ops={"remove_old_objects": CleanupConfig(emergency=True)}),
@@ -135,15 +134,30 @@ def storage_emergency(
     )
 
 
-def reason_to_wait(latest: dg.RunRecord, *, now: datetime) -> str | None:
-    """Tell why no emergency clean-up should begin beside or after the latest one; None: it may.
+def reason_to_wait(instance: dg.DagsterInstance, *, now: datetime) -> str | None:
+    """Tell why no emergency clean-up should begin beside the runs of the job, or after the latest one; None: it may.
 
     Args:
         now: Aware UTC.
     """
-    if not latest.dagster_run.is_finished:
-        return "An emergency clean-up is under way."
-    ended = datetime.fromtimestamp(latest.end_time or 0, UTC)
-    if not latest.dagster_run.is_success and now - ended < AFTER_A_FAILURE:
-        return f"The last emergency clean-up failed at {ended:%H:%M} UTC; the next one begins an hour later."
+    # Whatever their occasion: there is one clean-up at a time, so an emergency beside another one would only fail.
+    unfinished = [status for status in dg.DagsterRunStatus if status not in ENDED]
+    if instance.get_run_records(dg.RunsFilter(job_name=storage_cleanup.name, statuses=unfinished), limit=1):
+        return "A clean-up is under way."
+    emergencies = dg.RunsFilter(job_name=storage_cleanup.name, tags={OCCASION: "emergency"})
+    for latest in instance.get_run_records(emergencies, limit=1):
+        ended = datetime.fromtimestamp(latest.end_time or 0, UTC)
+        failed = not latest.dagster_run.is_success and not _was_kept_out(instance, latest.dagster_run.run_id)
+        if failed and now - ended < AFTER_A_FAILURE:
+            return f"The last emergency clean-up failed at {ended:%H:%M} UTC; the next one begins an hour later."
     return None
+
+
+def _was_kept_out(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Tell whether a run failed because of another clean-up, which `vision-assets cleanup` may have been."""
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        event = entry.get_dagster_event()
+        told = event.step_failure_data.user_failure_data
+        if told and told.metadata.get("error_class") == dg.MetadataValue.text(CleanupUnderWay.__name__):
+            return True
+    return False
