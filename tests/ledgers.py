@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from vision_assets.core.errors import DatabaseUnavailable, StorageUnavailable, TenantUnknown
 from vision_assets.core.object_ledger import Begun, Committed, Entry, Operation, Overdue, Place, Taken, decide
-from vision_assets.core.quota import OwnLimits, StorageLimits, TenantUsage, Usage
+from vision_assets.core.quota import OwnLimits, RefusalReason, StorageLimits, TenantUsage, Usage
 from vision_assets.core.storage import CONTENT_TYPES, ContentType, StoredObject
 from vision_assets.core.tenants import TenantId
 
@@ -21,7 +21,8 @@ class MemoryLedger:
         tenants: Those that exist.
         entries: Rows by place; `types` has each row's type.
         own: Limits of single tenants.
-        unchecked: What was counted as put without a check.
+        unchecked: Failed checks that were counted.
+        refused: Refusals that were counted, but for those of `begin`.
         down: Every call fails.
     """
 
@@ -30,6 +31,7 @@ class MemoryLedger:
     types: dict[Place, ContentType] = field(default_factory=dict)
     own: dict[TenantId, OwnLimits] = field(default_factory=dict)
     unchecked: Counter[TenantId] = field(default_factory=Counter)
+    refused: Counter[tuple[TenantId, RefusalReason]] = field(default_factory=Counter)
     down: bool = False
 
     def _answering(self) -> None:
@@ -81,10 +83,15 @@ class MemoryLedger:
             raise TenantUnknown(str(tenant_id))
         return self._usage(tenant_id)
 
-    async def count_unchecked(self, puts: Mapping[TenantId, int]) -> None:
+    async def count_unchecked(self, checks: Mapping[TenantId, int]) -> None:
         """See the Protocol."""
         self._answering()
-        self.unchecked.update(puts)
+        self.unchecked.update(checks)
+
+    async def count_refused(self, tenant_id: TenantId, reason: RefusalReason) -> None:
+        """See the Protocol."""
+        self._answering()
+        self.refused[tenant_id, reason] += 1
 
     def _usage(self, tenant_id: TenantId) -> TenantUsage:
         types = {name: self._sum(name, {tenant_id}) for name in CONTENT_TYPES}

@@ -208,8 +208,9 @@ async def test_refused_and_failed_puts_count_nothing(world: World) -> None:
         await broken.put(tenant.id, f"crawl/{tenant.id}/b", b"1", content_type="crawl", mime="text/html")
     found = await usage(world, tenant)
     assert found.types["crawl"] == found.everyone["crawl"] == Usage(0, 0, 0)
+    assert not (await world.quota().check_quota_before_upload(tenant.id, 101, "crawl")).allowed
     counted = "SELECT labels, value FROM counters WHERE name = 'storage_quota_violations_total'"
-    assert [tuple(row) for row in await world.database.pool.fetch(counted)] == [({"reason": "tenant_limit"}, 1)]
+    assert [tuple(row) for row in await world.database.pool.fetch(counted)] == [({"reason": "tenant_limit"}, 2)]
 
 
 @pytest.mark.parametrize("setting", ["lock_timeout", "statement_timeout"])

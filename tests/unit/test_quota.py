@@ -21,7 +21,7 @@ from vision_assets.core.errors import (
 )
 from vision_assets.core.guarded_store import SLOT_LIFE, QuotaGuardedStore, Unbooked
 from vision_assets.core.object_ledger import Begun, Committed, Operation
-from vision_assets.core.quota import OwnLimits, StorageLimits, TenantUsage, Usage, figures, refusal
+from vision_assets.core.quota import OwnLimits, RefusalReason, StorageLimits, TenantUsage, Usage, figures, refusal
 from vision_assets.core.storage import CONTENT_TYPES, ContentType, StoredObject
 from vision_assets.core.tenants import TenantId
 
@@ -530,6 +530,31 @@ async def test_verdict() -> None:
         await scene.guard.check_quota_before_upload(TenantId(UUID(int=9)), 1, "media")
     scene.ledger.down = True
     assert (await scene.guard.check_quota_before_upload(TENANT, 10_000, "media")).allowed
+
+
+async def test_verdicts_are_counted() -> None:
+    """A refusal counts at once; a check that failed counts when the ledger is back."""
+    scene = Scene()
+    await scene.guard.check_quota_before_upload(TENANT, 1, "media")
+    assert not (await scene.guard.check_quota_before_upload(TENANT, 501, "media")).allowed
+    assert scene.ledger.refused == {(TENANT, "tenant_limit"): 1}
+    scene.ledger.down = True
+    await scene.guard.check_quota_before_upload(TENANT, 1, "media")
+    scene.ledger.down = False
+    await scene.put("a", 1)
+    assert scene.ledger.unchecked == {TENANT: 1}
+
+
+async def test_a_refusal_that_cannot_be_counted_stays_one() -> None:
+    """The verdict hangs on what the ledger said, not on whether it can count."""
+    scene = Scene()
+
+    class Deaf(WatchedLedger):
+        async def count_refused(self, tenant_id: TenantId, reason: RefusalReason) -> None:
+            raise DatabaseUnavailable("down")
+
+    scene.guard.ledger = Deaf({TENANT})
+    assert not (await scene.guard.check_quota_before_upload(TENANT, 501, "media")).allowed
 
 
 async def test_usage_is_cached_for_readers_only() -> None:

@@ -75,7 +75,7 @@ class Unbooked:
 
     Attributes:
         unchecked_bytes: Of puts made without a check.
-        failed_checks: Puts made without a check, not counted in the ledger yet.
+        failed_checks: Of puts that went on and of questions alone; not counted in the ledger yet.
         operations: To be looked after, with the bytes that count here.
     """
 
@@ -233,7 +233,7 @@ class QuotaGuardedStore:
     ) -> QuotaVerdict:
         """Ask whether a new object of this size may be put at this moment. `put` asks by itself; nothing is held here.
 
-        A check that fails allows.
+        A check that fails allows. Refusals and failed checks are counted, as those of puts are.
 
         Raises:
             DatabaseConflict: Transient.
@@ -242,12 +242,17 @@ class QuotaGuardedStore:
         try:
             usage = await self.ledger.usage(tenant_id)
         except DatabaseUnavailable as error:
+            self.unbooked.failed_checks[tenant_id] += 1
             log.warning("quota.check_failed", size_bytes=size_bytes, error=str(error), outcome="allowed", exc_info=True)
             return QuotaVerdict(allowed=True)
         compared = figures(tenant_id, content_type, size_bytes, usage=usage, limits=self.limits)
         reason = refusal(compared)
         if reason is not None:
             _log_blocked(reason, compared)
+            try:
+                await self.ledger.count_refused(tenant_id, reason)
+            except TransientError as error:
+                log.warning("quota.refusal_not_counted", reason=reason, error=str(error))
         return QuotaVerdict(allowed=reason is None, reason=reason, figures=compared)
 
     async def update_tenant_usage(

@@ -195,8 +195,12 @@ class StorageLedger(Protocol):
         """
         ...
 
-    async def count_unchecked(self, puts: Mapping[TenantId, int]) -> None:
-        """Count puts that were made while the ledger could not be asked."""
+    async def count_unchecked(self, checks: Mapping[TenantId, int]) -> None:
+        """Count checks that failed while the ledger could not be asked, of puts that went on and of questions alone."""
+        ...
+
+    async def count_refused(self, tenant_id: TenantId, reason: RefusalReason) -> None:
+        """Count a refusal by other means than `begin`, which counts its own."""
         ...
 
 

@@ -25,11 +25,13 @@ from vision_assets.core.object_ledger import (
     Taken,
     decide,
 )
-from vision_assets.core.quota import OwnLimits, StorageLimits, TenantUsage, Usage
+from vision_assets.core.quota import OwnLimits, RefusalReason, StorageLimits, TenantUsage, Usage
 from vision_assets.core.storage import CONTENT_TYPES, ContentType
 from vision_assets.core.tenants import TenantId
 
 sql = statements("storage")
+
+REFUSALS = "storage_quota_violations_total"
 
 NOTHING: Mapping[ContentType, Usage] = dict.fromkeys(CONTENT_TYPES, Usage())
 
@@ -92,10 +94,15 @@ class PostgresStorage:
         }
         return _tenant_usage(rows, everyone)
 
-    async def count_unchecked(self, puts: Mapping[TenantId, int]) -> None:
+    async def count_unchecked(self, checks: Mapping[TenantId, int]) -> None:
         """See the Protocol."""
         async with self.database.connection() as connection:
-            await sql.count_unchecked(connection, tenant_ids=list(puts), puts=list(puts.values()))
+            await sql.count_unchecked(connection, tenant_ids=list(checks), checks=list(checks.values()))
+
+    async def count_refused(self, tenant_id: TenantId, reason: RefusalReason) -> None:
+        """See the Protocol."""
+        async with self.database.connection() as connection:
+            await record_counts(connection, tenant_id, REFUSALS, [{"reason": reason}])
 
 
 async def lock_usage(connection: Connection, tenant_ids: Iterable[TenantId]) -> dict[TenantId, TenantUsage]:
@@ -131,7 +138,7 @@ async def begin_operations(
         if isinstance(answer, Refused):
             refused.setdefault(operation.tenant_id, []).append({"reason": answer.reason})
     for tenant_id, events in refused.items():
-        await record_counts(connection, tenant_id, "storage_quota_violations_total", events)
+        await record_counts(connection, tenant_id, REFUSALS, events)
     return decision.answers
 
 

@@ -96,11 +96,11 @@ WITH outcome AS (
 )
 SELECT op_id FROM booked UNION ALL SELECT op_id FROM gone;
 
--- name: count_unchecked(tenant_ids, puts)!
--- Counts puts that were made without a check; those of tenants that are gone by now are nobody's.
+-- name: count_unchecked(tenant_ids, checks)!
+-- Counts checks that failed; those of tenants that are gone by now are nobody's.
 INSERT INTO counters (tenant_id, name, labels, value)
-SELECT t.id, 'storage_quota_check_failures_total', '{}', counted.puts
-FROM unnest(:tenant_ids::uuid[], :puts::bigint[]) AS counted (tenant_id, puts)
+SELECT t.id, 'storage_quota_check_failures_total', '{}', counted.checks
+FROM unnest(:tenant_ids::uuid[], :checks::bigint[]) AS counted (tenant_id, checks)
 JOIN tenants t ON t.id = counted.tenant_id
 ORDER BY t.id
 ON CONFLICT (tenant_id, name, labels) DO UPDATE SET value = counters.value + excluded.value;
