@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.ledgers import MemoryLedger, MemoryStore
 from vision_assets.core.errors import (
@@ -258,6 +259,23 @@ async def test_a_cancelled_put_is_looked_after_when_its_time_is_up() -> None:
     assert await scene.put("a", 300)
     assert store.heads == 1
     assert (scene.sizes, scene.held) == ({"a": 300}, 0)
+
+
+async def test_whoever_looks_after_operations_that_never_came_back_says_so() -> None:
+    """A put on the key of a dead one, and a sweep, leave a line with keys and held bytes; a common look leaves none."""
+    scene = Scene(SlowStore())
+    for name in ("a", "b"):
+        task = asyncio.create_task(scene.put(name, 100))
+        await asyncio.sleep(0)
+        task.cancel()
+    scene.store = scene.guard.store = MemoryStore()
+    scene.now += SLOT_LIFE
+    with capture_logs() as logs:
+        await scene.put("a", 10)
+        await scene.guard.sweep(TENANT)
+        await scene.guard.verify(TENANT, [(key("a"), "media")])
+    said = [(line["objects"], line["held_bytes"], line["examples"]) for line in logs if "stale" in line["event"]]
+    assert said == [(1, 100, [key("a")]), (1, 100, [key("b")])]
 
 
 async def test_a_store_that_is_down_is_not_asked_for_every_object() -> None:

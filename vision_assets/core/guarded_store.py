@@ -37,7 +37,7 @@ from vision_assets.core.object_ledger import (
 from vision_assets.core.quota import Figures, QuotaVerdict, StorageLimits, TenantUsage, figures, refusal
 from vision_assets.core.storage import PREFIXES, ContentType, ObjectStore, is_placed
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.verification import Verification, look
+from vision_assets.core.verification import EXAMPLES, Verification, look
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,6 @@ tries at most, so that whoever has lost a slot does not write any more. The slot
 UNCHECKED_LIMIT_BYTES = 256 * 2**20
 USAGE_CACHED = timedelta(minutes=15)
 SWEEP_PAGE = 500
-EXAMPLES = 5
 
 TypedKey = tuple[str, ContentType]
 """A key, and what its object counts as."""

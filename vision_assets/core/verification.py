@@ -15,6 +15,8 @@ from vision_assets.core.storage import ContentType, ObjectStore
 
 log = structlog.get_logger(__name__)
 
+EXAMPLES = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Verified:
@@ -50,7 +52,7 @@ class Verification:
 
 
 async def look(taken: Sequence[Taken], *, store: ObjectStore, ledger: StorageLedger, heads: int) -> Verification:
-    """Ask S3 for objects whose slots are held, and book what is there.
+    """Ask S3 for objects whose slots are held, and book what is there; tell the log of operations that never came back.
 
     Args:
         heads: Objects asked for at once. When S3 has not told of as many, it is down, and the rest is not asked for.
@@ -80,6 +82,13 @@ async def look(taken: Sequence[Taken], *, store: ObjectStore, ledger: StorageLed
                     held_bytes=begun.held_bytes if isinstance(begun, Overdue) else 0,
                 )
             )
+    if stale := [one for one in verified if one.overdue]:
+        log.warning(
+            "quota.stale_hold",
+            objects=len(stale),
+            held_bytes=sum(one.held_bytes for one in stale),
+            examples=[one.key for one in stale[:EXAMPLES]],
+        )
     return Verification(tuple(verified), tuple(busy), tuple(failed))
 
 
