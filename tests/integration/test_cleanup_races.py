@@ -10,12 +10,13 @@ from datetime import datetime, timedelta
 import pytest
 
 from tests.cleaning import Cleaning, WrappedStore, down_to, sha256_of
+from tests.integration.test_cleanup import by_class
 from tests.integration.test_reconcile import bucket_through
 from tests.world import World
 from vision_assets.clients.postgres.cleanup import PostgresCleanup
 from vision_assets.core.cleanup import Candidate, CleanupReport, Step
 from vision_assets.core.cleanup_pass import GIVE_UP_AFTER
-from vision_assets.core.errors import DatabaseConflict, StorageBusy, StorageUnavailable
+from vision_assets.core.errors import ConfigurationError, DatabaseConflict, StorageBusy, StorageUnavailable
 from vision_assets.core.guarded_store import SLOT_LIFE
 from vision_assets.core.object_ledger import Taken
 from vision_assets.core.quota import StorageLimits
@@ -397,10 +398,10 @@ async def test_operation_that_s3_does_not_tell_of_is_a_failure(cleaning: Cleanin
 
 
 async def test_s3_that_tells_nothing_ends_the_clean_up(cleaning: Cleaning) -> None:
-    """When S3 tells of the overdue operations of no tenant, it is down: the clean-up does not wait for it any more."""
+    """When S3 tells of the overdue operations of no tenant, the clean-up does not wait for it any more."""
     for number in range(GIVE_UP_AFTER + 3):
         await begin_and_die(cleaning, await cleaning.world.tenant(f"{number}"))
-    store = SilentStore(cleaning.world.bucket, lambda _: True)
+    store = SilentStore(cleaning.world.bucket, lambda key: key.endswith("/dead"))
     with pytest.raises(StorageUnavailable, match="dead"):
         await cleaning.run(store=store)
     assert len(store.asked) == GIVE_UP_AFTER
@@ -424,16 +425,17 @@ async def test_tenant_that_cannot_be_claimed_does_not_stop_the_others(cleaning: 
 
 
 async def test_bucket_that_does_not_exist(cleaning: Cleaning, parts: Settings) -> None:
-    """With a wrong S3_BUCKET the clean-up fails, and takes no object out of the books."""
+    """With a wrong S3_BUCKET the clean-up fails at once, and takes nothing out of the books and the registries."""
     world = cleaning.world
-    await cleaning.put_page(await world.tenant("Elsewhere"), "a.html", days=30)
+    tenant = await world.tenant("Elsewhere")
+    await cleaning.put_page(tenant, "a.html", days=30)
+    await cleaning.put_picture(tenant, "a", days=40)
     elsewhere = bucket_through(parts.s3_endpoint_url or "", world, parts, bucket="no-such-bucket")
-    for ahead in (timedelta(), timedelta(minutes=6)):
-        report = await replace(cleaning, ahead=ahead).run(store=elsewhere)
-        assert "S3_BUCKET" in report.failures[0]
-        assert not report.removed
-    assert await cleaning.taken_bytes() == 10
-    assert not (await replace(cleaning, ahead=timedelta(minutes=12)).run()).failures
+    with pytest.raises(ConfigurationError, match="S3_BUCKET"):
+        await cleaning.run(store=elsewhere)
+    assert await cleaning.taken_bytes() == 20
+    assert await world.database.pool.fetchval("SELECT count(*) FROM media_objects") == 1
+    assert by_class(await cleaning.run()) == {"crawl": (1, 1, 10), "media": (1, 1, 10)}
     await cleaning.assert_books_are_true()
 
 

@@ -47,6 +47,8 @@ PAGE_SIZE = 10_000
 GIVE_UP_AFTER = 5
 """Tenants in succession for whom S3 does nothing: then it is S3 that fails, and not something of theirs."""
 
+_NO_OBJECT = "crawl/none"
+
 
 class CleanupLedger(Protocol):
     """What may go, asked of the object ledger and the registries of pictures, results and albums.
@@ -151,11 +153,14 @@ class CleanupPass:
 
         Raises:
             CleanupUnderWay: Transient; nothing was removed.
-            StorageUnavailable: Transient; S3 failed for one tenant after the other. What was removed stays removed.
+            StorageUnavailable: Transient; S3 failed at once, or for one tenant after the other. What was removed stays
+                removed.
             DatabaseUnavailable, DatabaseConflict: Transient; what was removed stays removed.
         """
         async with nullcontext() if self.dry_run else self.ledger.alone():
             if not self.dry_run:
+                # An absent bucket must come out before the registries forget what nothing then deletes.
+                await self.guard.store.head(_NO_OBJECT)
                 await self._look_after_overdue()
             report = self.report
             report.taken_before_bytes = report.taken_after_bytes = await self.ledger.taken_bytes()
