@@ -361,15 +361,19 @@ async def test_s3_that_fails_for_all_ends_the_clean_up(cleaning: Cleaning) -> No
 
 @dataclass
 class SilentStore(WrappedStore):
-    """A bucket that tells nothing of some objects."""
+    """A bucket that tells nothing of some objects.
+
+    Attributes:
+        asked: For those.
+    """
 
     silent: Callable[[str], bool] = bool
     asked: list[str] = field(default_factory=list)
 
     async def head(self, key: str) -> StoredObject | None:
         """Tell what it tells."""
-        self.asked.append(key)
         if self.silent(key):
+            self.asked.append(key)
             raise StorageUnavailable("silent")
         return await self.store.head(key)
 
