@@ -20,14 +20,17 @@ def served(handle: Handler) -> Iterator[int]:
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
     ports: list[int] = []
+    serving: set[asyncio.Task[None] | None] = set()  # the loop itself holds its tasks by weak references alone
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 await handle(reader, writer)
         except asyncio.CancelledError:  # the test is over; the server's own callback would report it as an error
             pass
         finally:
+            serving.discard(asyncio.current_task())
             writer.close()
 
     async def run() -> None:
