@@ -1,9 +1,10 @@
-"""Fixtures of the integration tests: the core's passes over the real parts."""
+"""Fixtures of the integration tests: the core's passes over the real parts, and the emulated provider."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from tests.emulated_gigachat import EmulatedGigaChat, emulated_gigachat
 from tests.world import World, open_world
 from vision_assets.settings import Settings
 
@@ -13,3 +14,17 @@ async def world(database: str, bucket: str, parts: Settings) -> AsyncIterator[Wo
     """A fresh database and a fresh bucket."""
     async with open_world(database, bucket, parts) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def gigachat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedGigaChat]:
+    """Run the emulated GigaChat for the whole session."""
+    with emulated_gigachat(tmp_path_factory.mktemp("gigachat")) as server:
+        yield server
+
+
+@pytest.fixture
+def gigachat(gigachat_server: EmulatedGigaChat) -> EmulatedGigaChat:
+    """Give the emulated GigaChat as if it had just been started."""
+    gigachat_server.reset()
+    return gigachat_server

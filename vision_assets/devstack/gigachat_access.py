@@ -194,5 +194,5 @@ class Streams:
             self._now[endpoint] -= 1
 
     def report(self) -> dict[str, dict[str, int]]:
-        """Tell the streams of each endpoint: how many now, and the most at once."""
-        return {name: {"now": self._now[name], "max": most} for name, most in self._most.items()}
+        """Tell the streams of the two endpoints that have them: how many now, and the most at once."""
+        return {name: {"now": self._now[name], "max": self._most[name]} for name in ("chat", "embeddings")}

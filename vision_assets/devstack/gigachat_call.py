@@ -132,7 +132,7 @@ class Call:
     @contextmanager
     def _stream(self) -> Iterator[None]:
         options = self.state.options
-        if self.endpoint not in options.stream_endpoints or self.endpoint == "oauth":
+        if self.endpoint not in options.stream_endpoints:
             yield
             return
         try:

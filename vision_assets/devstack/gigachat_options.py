@@ -49,7 +49,7 @@ class Options(_Value):
 
     Attributes:
         streams: Calls at once of one account, by the scope of its token; over that 429. Third parties' figures.
-        stream_endpoints: Which calls count as streams.
+        stream_endpoints: Which calls count as streams; it is not known whether embeddings do.
         latency: How long a call takes before it is done and billed.
         latency_endpoints: Which calls take that long.
         seed: Of the latencies.
@@ -60,7 +60,7 @@ class Options(_Value):
     """
 
     streams: dict[Scope, int] = {"GIGACHAT_API_PERS": 1, "GIGACHAT_API_B2B": 10, "GIGACHAT_API_CORP": 10}
-    stream_endpoints: tuple[Endpoint, ...] = ("chat", "embeddings")
+    stream_endpoints: tuple[Literal["chat", "embeddings"], ...] = ("chat", "embeddings")
     latency: ConstantLatency | LognormalLatency | None = None
     latency_endpoints: tuple[Endpoint, ...] = ("chat", "embeddings")
     seed: int = 0

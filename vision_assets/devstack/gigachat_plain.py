@@ -4,6 +4,8 @@ What does not belong here: `gigachat_chat.py` and `gigachat_embeddings.py`.
 """
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
@@ -22,13 +24,14 @@ from vision_assets.devstack.gigachat_words import text_tokens
 
 async def oauth(call: Call) -> Response:
     """Give an access token."""
-    form = await _form(call)
     headers, options = call.request.headers, call.state.options
+    async with _form(call) as form:
+        scope = str(form.get("scope") or "")
     try:
         token = call.state.tokens.give(
             headers.get("authorization"),
             headers.get("rquid"),
-            str(form.get("scope") or ""),
+            scope,
             lifetime_seconds=options.token_lifetime_seconds,
             per_second=options.oauth_per_second,
         )
@@ -38,34 +41,38 @@ async def oauth(call: Call) -> Response:
     return JSONResponse({"access_token": token.value, "expires_at": int(token.expires_at * scale)})
 
 
-async def _form(call: Call) -> FormData:
+@asynccontextmanager
+async def _form(call: Call) -> AsyncIterator[FormData]:
     try:
-        return await call.request.form()
+        form = await call.request.form()
     except HTTPException as error:
         raise Refused(400, f"Bad request: {error.detail}") from None
+    try:
+        yield form
+    finally:
+        await form.close()
 
 
 async def upload(call: Call) -> Response:
     """Keep a picture until it is deleted."""
-    form = await _form(call)
-    part = form.get("file")
-    if not isinstance(part, UploadFile):
-        raise Refused(400, "Bad request: there is no file")
-    if form.get("purpose") != "general":
-        raise invalid("purpose")
-    content = await part.read()
-    await form.close()
+    async with _form(call) as form:
+        part = form.get("file")
+        if not isinstance(part, UploadFile):
+            raise Refused(400, "Bad request: there is no file")
+        if form.get("purpose") != "general":
+            raise invalid("purpose")
+        if part.content_type not in TYPES:
+            raise invalid(f"file type {part.content_type}")
+        content, filename = await part.read(), part.filename or ""
     if len(content) > MAX_BYTES:
         raise Refused(413, "Payload too large")
     try:
         sight = await run_in_threadpool(look, content)
     except NotAPicture as error:
         raise invalid(f"file is not a picture of a known format: {error}") from None
-    if part.content_type not in TYPES:
-        raise invalid(f"file type {part.content_type}")
     file = StoredFile(
         content=content,
-        filename=part.filename or "",
+        filename=filename,
         sight=sight,
         account=call.account,
         tenant=call.tenant,
