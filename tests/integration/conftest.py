@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 
+import httpx
 import pytest
 
 from tests.emulated_gigachat import EmulatedGigaChat, emulated_gigachat
@@ -28,3 +29,12 @@ def gigachat(gigachat_server: EmulatedGigaChat) -> EmulatedGigaChat:
     """Give the emulated GigaChat as if it had just been started."""
     gigachat_server.reset()
     return gigachat_server
+
+
+@pytest.fixture
+def gigachat_api(gigachat: EmulatedGigaChat) -> Iterator[httpx.Client]:
+    """A plain client of one tenant, with a token."""
+    with httpx.Client(
+        verify=gigachat.trust, base_url=gigachat.base_url, headers=gigachat.headers("tenant-a"), trust_env=False
+    ) as client:
+        yield client

@@ -11,6 +11,7 @@ how a call is admitted and broken (`gigachat_call.py`), the control API (`gigach
 
 import argparse
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ _ROUTES: list[tuple[str, str, Endpoint, Work]] = [
     ("GET", f"{_V1}/models", "models", plain.list_models),
     ("GET", f"{_V1}/balance", "balance", plain.balance),
 ]
-_SHUTDOWN_SECONDS = 1
+_SHUTDOWN_SECONDS = 5
 
 
 class _Abortable(H11Protocol):
@@ -67,6 +68,15 @@ class _Abortable(H11Protocol):
             await app(scope, receive, send)
 
         self.app = with_abort
+
+
+class _Server(uvicorn.Server):
+    """Drops whatever is open when it ends: a call that hangs would keep it for ever."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await super().shutdown(sockets)
 
 
 def _endpoint(endpoint: Endpoint, work: Work) -> Callable[[Request], Awaitable[Response]]:
@@ -128,7 +138,7 @@ def create_server(folder: Path, *, port: int, options: Options | None = None) ->
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         ssl_context_factory=lambda _, __: server_context(folder),
     )
-    return uvicorn.Server(config)
+    return _Server(config)
 
 
 def main() -> None:
