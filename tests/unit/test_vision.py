@@ -40,6 +40,15 @@ def test_there_and_back() -> None:
     assert FOUND.to_gzip() == FOUND.to_gzip()
 
 
+def test_a_classification_may_have_no_confidence() -> None:
+    """A model tells none: that is stored as it is, and a document with one is read as before."""
+    unsure = FOUND.analysis.classification.model_copy(update={"confidence": None})
+    stored = FOUND.model_copy(update={"analysis": FOUND.analysis.model_copy(update={"classification": unsure})})
+    assert stored.to_document()["classification_details"] == {"confidence": None, "method": "rules"}
+    assert VisionResult.from_gzip(stored.to_gzip()) == stored
+    assert VisionResult.from_document(FOUND.to_document()).analysis.classification.confidence == 0.7
+
+
 @pytest.mark.parametrize("position", range(0, len(FOUND.to_gzip()), 7))
 def test_damage_is_told(position: int) -> None:
     """A flipped byte anywhere is a damaged result, or none at all; never another exception."""

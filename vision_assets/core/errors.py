@@ -7,6 +7,7 @@
     │   │   ├── ExportInvalid        a Telegram export that cannot be read
     │   │   ├── AnswerRefused        the provider billed the call and will not answer
     │   │   └── TooManyAttempts      calls about it ended without a trace too often
+    │   ├── ReplyUnusable            a model's reply holds no answer; another call may bring one
     │   ├── ConfigurationError       a setting is absent or wrong
     │   ├── PartFailed               an embedded part did not start or stop (`devstack/processes.py`)
     │   ├── TenantUnknown            no such tenant, or it is not active
@@ -111,6 +112,24 @@ class TooManyAttempts(InputRejected):
             f"{attempts} calls about {subject} ended without a trace, and none is made any more. Look in the log "
             "for what happened to them.",
         )
+
+
+class ReplyUnusable(PermanentError):
+    """A model's reply holds no answer. Reading it again will not help; whether to call again is the caller's decision.
+
+    Attributes:
+        reason: `empty`, `too_long`, `no_answer` (no object with the required keys) or `invalid` (wrong values).
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        """Keep the code beside the text.
+
+        Args:
+            reason: Machine-readable code.
+            message: What is wrong, for people and for the model that is asked to put it right.
+        """
+        super().__init__(message)
+        self.reason = reason
 
 
 class ConfigurationError(PermanentError):

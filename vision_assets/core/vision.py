@@ -43,7 +43,7 @@ class Ocr(_Value):
             or `failed` (the engine broke off).
         text: Recognised text, or None unless `status` is `ok`.
         engine: Name and version of the engine.
-        confidence: Mean word confidence, 0–1; None where there is no text.
+        confidence: Mean word confidence, 0–1; None where there is no text, or where the engine tells none.
         reason: Why there is no text when `status` is not `ok`, and what to do.
     """
 
@@ -84,12 +84,12 @@ class Classification(_Value):
 
     Attributes:
         kind: One of the six kinds.
-        confidence: 0–1, as modest as the method deserves.
+        confidence: 0–1, as modest as the method deserves; None where the method tells none.
         method: What decided: `rules` or a model's name.
     """
 
     kind: Kind
-    confidence: float = Field(ge=0, le=1)
+    confidence: float | None = Field(ge=0, le=1)
     method: str
 
 
