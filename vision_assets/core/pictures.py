@@ -38,6 +38,9 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "avif": AvifImageFile,
 }
 
+MIME_TYPES = tuple(f"image/{picture_format}" for picture_format in _PLUGINS)
+"""Of all pictures that are taken."""
+
 _MAGIC = (
     (b"\xff\xd8\xff", "jpeg"),
     (b"\x89PNG\r\n\x1a\n", "png"),
