@@ -6,9 +6,9 @@ What is not here: opening anything (`resources.py`, `clients/`).
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
     JsonConfigSettingsSource,
@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     media_concurrency: int = Field(8, ge=1, description="Files read and uploaded at once, per run")
     decode_threads: int = Field(2, ge=1, description="Pictures decoded at once, per run; each may hold a full bitmap")
     vision_concurrency: int = Field(2, ge=1, description="Pictures analysed at once, per run")
+    vision_policy_file: Annotated[Path, AfterValidator(Path.absolute)] | None = Field(
+        None, description="YAML file of the vision policy, docs/reference/policy.md; unset: its defaults"
+    )
 
     storage_bucket_limit_bytes: int = Field(15 * 2**30, gt=0, description="Of the whole bucket")
     storage_tenant_limit_bytes: int = Field(2 * 2**30, gt=0, description="Of one tenant, all types")

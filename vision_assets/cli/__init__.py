@@ -2,7 +2,7 @@
 
 import typer
 
-from vision_assets.cli import budget, quota
+from vision_assets.cli import budget, policy, quota
 from vision_assets.cli.cleanup import cleanup
 from vision_assets.cli.demo import demo
 from vision_assets.cli.imports import import_export, import_folder
@@ -36,4 +36,5 @@ app.command("search")(search)
 app.command("cleanup")(cleanup)
 app.add_typer(quota.app, name="quota")
 app.add_typer(budget.app, name="budget")
+app.add_typer(policy.app, name="policy")
 app.command("demo")(demo)

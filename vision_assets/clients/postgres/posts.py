@@ -3,7 +3,7 @@
 What is not here: what becomes of the references (`media.py`), and any decision about a post (`core/posts.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -79,6 +79,12 @@ async def find_tenant(database: Database, name_or_id: str) -> Tenant:
     if row is None:
         raise TenantUnknown(f"There is no tenant {name!r}: import an export for it first.")
     return _active(row["id"], row["name"], is_active=row["active"])
+
+
+async def tenant_settings(database: Database, tenant_id: TenantId) -> Mapping[str, object]:
+    """Read a tenant's own settings, unchecked; a tenant that is gone has none."""
+    async with database.connection() as connection:
+        return await sql.tenant_settings(connection, tenant_id=tenant_id) or {}
 
 
 async def list_tenants(database: Database) -> list[Tenant]:

@@ -62,6 +62,10 @@ RETURNING id, name, active;
 SELECT id, name, active FROM tenants
 WHERE CASE WHEN :tenant_id::uuid IS NULL THEN name = :name ELSE id = :tenant_id END;
 
+-- name: tenant_settings(tenant_id)$
+-- A tenant's own settings, unchecked.
+SELECT settings FROM tenants WHERE id = :tenant_id;
+
 -- name: list_tenants()
 -- The active tenants, by name.
 SELECT id, name FROM tenants WHERE active ORDER BY name;
