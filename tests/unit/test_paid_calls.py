@@ -15,10 +15,12 @@ from vision_assets.core.errors import (
     AnswerRefused,
     CallDeferred,
     CallInFlight,
+    ConfigurationError,
     DatabaseConflict,
     DatabaseUnavailable,
     InputRejected,
     MediaMissing,
+    ProviderBudgetGone,
     ProviderUnavailable,
     StorageUnavailable,
 )
@@ -198,6 +200,23 @@ async def test_cancellation_releases_only_what_was_never_sent(sent: bool) -> Non
     await setting.gate.aclose()
     window = await setting.day()
     assert (window.used_tokens, window.held_tokens) == (1792 if sent else 0, 0)
+
+
+@pytest.mark.parametrize("error", [ProviderBudgetGone("402"), ConfigurationError("no such model")])
+async def test_a_provider_that_answers_nobody_is_asked_once(error: Exception) -> None:
+    """An empty account, or a wrong setting, costs nothing and ends the calls of the pass."""
+    setting = Setting()
+
+    async def fail() -> None:
+        raise error
+
+    setting.provider.thinking = fail
+    with pytest.raises(type(error)):
+        await setting.call()
+    with pytest.raises(CallDeferred, match="provider_refuses"):
+        await setting.calls.hold("another")
+    window = await setting.day()
+    assert (window.used_tokens, window.held_tokens, len(setting.provider.calls)) == (0, 0, 1)
 
 
 async def test_a_denial_counts_for_a_while() -> None:

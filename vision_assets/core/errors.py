@@ -12,6 +12,7 @@
     │   ├── PartFailed               an embedded part did not start or stop (`devstack/processes.py`)
     │   ├── TenantUnknown            no such tenant, or it is not active
     │   ├── KeyMisplaced             the object's key is not the tenant's, or not of its type
+    │   ├── ProviderBudgetGone       the account at the provider is empty
     │   ├── QuotaExceeded            the put would break a storage limit
     │   └── BudgetExceeded           the call would break a token budget; not before the window resets
     └── TransientError               the same call may work later
@@ -83,18 +84,21 @@ class AnswerRefused(InputRejected):
 
     Attributes:
         tokens_used: As billed.
+        raw_reply: What it said instead of an answer, for whoever looks into it; None: nothing.
     """
 
-    def __init__(self, reason: str, message: str, *, tokens_used: int) -> None:
+    def __init__(self, reason: str, message: str, *, tokens_used: int, raw_reply: str | None = None) -> None:
         """Keep what it cost beside the text.
 
         Args:
             reason: Machine-readable code.
             message: For people.
             tokens_used: As billed.
+            raw_reply: What it said.
         """
         super().__init__(reason, message)
         self.tokens_used = tokens_used
+        self.raw_reply = raw_reply
 
 
 class TooManyAttempts(InputRejected):
@@ -142,6 +146,10 @@ class TenantUnknown(PermanentError):
 
 class KeyMisplaced(PermanentError):
     """An operation was asked for on a key outside the tenant's folders of that content type."""
+
+
+class ProviderBudgetGone(PermanentError):
+    """The account at the provider is empty: no call is answered until somebody tops it up."""
 
 
 class QuotaExceeded(PermanentError):
@@ -235,17 +243,20 @@ class ProviderUnavailable(TransientError):
 
     Attributes:
         sent: The call may have been billed; False: it certainly was not.
+        retry_after_seconds: As the provider asked for; None: it did not.
     """
 
-    def __init__(self, message: str, *, sent: bool = True) -> None:
+    def __init__(self, message: str, *, sent: bool = True, retry_after_seconds: float | None = None) -> None:
         """Keep whether it may have cost beside the text.
 
         Args:
             message: For people.
             sent: The call may have been billed; False: it certainly was not.
+            retry_after_seconds: As the provider asked for.
         """
         super().__init__(message)
         self.sent = sent
+        self.retry_after_seconds = retry_after_seconds
 
 
 class CallInFlight(TransientError):
@@ -270,14 +281,15 @@ class CallDeferred(TransientError):
     """A call that costs is not made now, and stays to be made.
 
     Attributes:
-        reason: That of the denial (`daily_limit` …), or `in_flight`, `ledger_busy`, `ledger_unavailable`.
+        reason: That of the denial (`daily_limit` …), or `in_flight`, `ledger_busy`, `ledger_unavailable`,
+            `provider_refuses`.
     """
 
     def __init__(self, reason: str) -> None:
         """Keep the code beside the text.
 
         Args:
-            reason: That of the denial (`daily_limit` …), or `in_flight`, `ledger_busy`, `ledger_unavailable`.
+            reason: That of the denial (`daily_limit` …), or another one as above.
         """
         super().__init__(f"The call is made later ({reason}).")
         self.reason = reason

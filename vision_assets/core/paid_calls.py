@@ -17,8 +17,10 @@ from vision_assets.core.errors import (
     BudgetExceeded,
     CallDeferred,
     CallInFlight,
+    ConfigurationError,
     DatabaseConflict,
     InputRejected,
+    ProviderBudgetGone,
     ProviderUnavailable,
     TransientError,
 )
@@ -125,6 +127,7 @@ class PaidCalls:
 
         Raises:
             InputRejected: This picture can never be analysed; of its kinds, only AnswerRefused was billed.
+            ConfigurationError, ProviderBudgetGone: No picture will be, as things are: further calls are deferred.
             ProviderUnavailable: Transient.
         """
         sent = False
@@ -135,6 +138,11 @@ class PaidCalls:
                 sent = True
                 return await self.provider.analyze(content, mime=mime)
         except InputRejected:
+            raise
+        except (ConfigurationError, ProviderBudgetGone) as error:
+            # No other picture will fare better, so one such error is enough.
+            self._close("provider_refuses", lasting=self.gate.hold_life, error_type=type(error).__name__)
+            await self.release(hold)
             raise
         except BaseException as error:
             if not sent or (isinstance(error, ProviderUnavailable) and not error.sent):

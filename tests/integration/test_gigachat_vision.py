@@ -1,0 +1,146 @@
+"""GigaChat as a vision provider, against the emulated server: every rung of the ladder, and what each costs."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import SecretStr
+
+from tests.emulated_gigachat import EmulatedGigaChat
+from tests.pictures import encoded, photo, screenshot
+from vision_assets.clients.gigachat import GigaChat
+from vision_assets.clients.gigachat_vision import GigaChatVision
+from vision_assets.clients.gigachat_wire import GigaChatAccess
+from vision_assets.core.errors import AnswerRefused, InputRejected, ProviderUnavailable
+from vision_assets.core.prompts import Language
+from vision_assets.core.tenants import TenantId
+from vision_assets.devstack.gigachat import BUSINESS
+
+TENANT = TenantId(UUID(int=7))
+PICTURE = encoded(photo(320, 240))
+
+
+@pytest.fixture
+async def vision(gigachat: EmulatedGigaChat) -> AsyncIterator[GigaChatVision]:
+    """The provider of one tenant."""
+    access = GigaChatAccess(
+        credentials=SecretStr(BUSINESS.credentials),
+        scope="GIGACHAT_API_B2B",
+        base_url=gigachat.base_url,
+        auth_url=gigachat.auth_url,
+        ca_file=gigachat.ca_file,
+        read_seconds=5,
+        deadline_seconds=3,
+    )
+    async with GigaChat.open(access) as api:
+        yield GigaChatVision(api, TENANT, "GigaChat-2-Max")
+
+
+def billed(gigachat: EmulatedGigaChat) -> int:
+    """Tokens of all bills."""
+    return sum(bill["usage"]["total_tokens"] for bill in gigachat.bills())
+
+
+def is_russian(text: str | None) -> bool:
+    """Tell Cyrillic from Latin."""
+    return any("а" <= character <= "я" for character in (text or "").lower())
+
+
+async def test_a_picture_is_described(vision: GigaChatVision, gigachat: EmulatedGigaChat) -> None:
+    """The model's words, our measurements, the bill to the token, and no file left behind."""
+    analysis = await vision.analyze(PICTURE, mime="image/jpeg")
+    assert is_russian(analysis.description)
+    assert (analysis.measurement.width, analysis.measurement.height) == (320, 240)
+    assert analysis.measurement.dominant_colors
+    assert analysis.classification.confidence is None
+    assert analysis.tokens_used == billed(gigachat) <= vision.estimated_tokens
+    assert len(gigachat.bills()) == 1
+    assert gigachat.files() == []
+
+
+async def test_the_language_is_the_tenants(vision: GigaChatVision) -> None:
+    """Descriptions come in the language that was set, and another language is another fingerprint."""
+    before = vision.fingerprint
+    vision.language = Language.EN
+    analysis = await vision.analyze(PICTURE, mime="image/jpeg")
+    assert analysis.description
+    assert not is_russian(analysis.description)
+    assert vision.fingerprint != before
+
+
+async def test_other_formats_are_turned_into_one_that_is_taken(vision: GigaChatVision) -> None:
+    """A format that the API refuses is transcoded, not refused."""
+    analysis = await vision.analyze(encoded(screenshot(), "WEBP"), mime="image/webp")
+    assert (analysis.measurement.width, analysis.measurement.height) == (720, 1480)
+
+
+async def test_what_cannot_be_decoded_is_not_sent(vision: GigaChatVision, gigachat: EmulatedGigaChat) -> None:
+    """A broken picture costs no upload and no token."""
+    with pytest.raises(InputRejected):
+        await vision.analyze(PICTURE[: len(PICTURE) // 2], mime="image/jpeg")
+    assert gigachat.counts()["calls"] == {}
+
+
+@pytest.mark.parametrize(
+    ("faults", "calls"),
+    [
+        ([{"kind": "response_format_unsupported"}], 1),
+        ([{"kind": "response_format_unsupported"}, {"kind": "arguments_as_string"}], 1),
+        ([{"kind": "broken_json"}], 1),
+        ([{"kind": "length", "times": 1}], 2),
+        ([{"kind": "prose", "times": 1}], 2),
+    ],
+    ids=["function", "function as text", "repaired here", "broken off, asked for again", "repaired by the model"],
+)
+async def test_each_rung_gives_an_answer(
+    vision: GigaChatVision, gigachat: EmulatedGigaChat, faults: list[dict[str, Any]], calls: int
+) -> None:
+    """Wherever the answer comes from it is whole, and all calls that it took are counted."""
+    gigachat.set_faults(*faults)
+    analysis = await vision.analyze(PICTURE, mime="image/jpeg")
+    assert all(fault["hit"] for fault in gigachat.faults())
+    assert len(gigachat.bills()) == calls
+    assert analysis.tokens_used == billed(gigachat)
+    assert analysis.labels
+    assert gigachat.files() == []
+
+
+async def test_a_form_that_is_refused_is_not_tried_again(vision: GigaChatVision, gigachat: EmulatedGigaChat) -> None:
+    """Which form the model takes is found out once; a picture that is refused later says nothing against the form."""
+    gigachat.set_faults({"kind": "response_format_unsupported"})
+    await vision.analyze(PICTURE, mime="image/jpeg")
+    assert gigachat.faults()[0]["hit"] == 1
+    await vision.analyze(PICTURE, mime="image/jpeg")
+    assert gigachat.faults()[0]["hit"] == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "calls"),
+    [("blacklist", "blacklist", 1), ("prose", "parse_failed", 2)],
+    ids=["blacklist", "prose"],
+)
+async def test_no_answer_is_made_up(
+    vision: GigaChatVision, gigachat: EmulatedGigaChat, kind: str, reason: str, calls: int
+) -> None:
+    """Apologies and prose become errors that keep what was said, with what it cost."""
+    gigachat.set_faults({"kind": kind})
+    with pytest.raises(AnswerRefused) as refused:
+        await vision.analyze(PICTURE, mime="image/jpeg")
+    assert refused.value.reason == reason
+    assert refused.value.raw_reply
+    assert len(gigachat.bills()) == calls
+    assert refused.value.tokens_used == billed(gigachat)
+    assert gigachat.files() == []
+
+
+@pytest.mark.parametrize("fault", [{"kind": "server_error"}, {"kind": "payment_required"}, {"kind": "rate_limited"}])
+async def test_a_further_question_that_fails_does_not_hide_the_first(
+    vision: GigaChatVision, gigachat: EmulatedGigaChat, fault: dict[str, Any]
+) -> None:
+    """After one billed call every failure may have cost, whatever it says of itself."""
+    gigachat.set_faults({"kind": "prose", "times": 1}, {**fault, "endpoint": "chat", "after": 1})
+    with pytest.raises(ProviderUnavailable) as failed:
+        await vision.analyze(PICTURE, mime="image/jpeg")
+    assert failed.value.sent
+    assert len(gigachat.bills()) == 1
