@@ -1,6 +1,7 @@
 # Each target installs what it needs into .venv (the project) and .venv-s3 (the embedded S3 server), from hashed pins.
 PYTHON ?= python3
 TENANTS ?=
+PROVIDER ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
@@ -9,8 +10,8 @@ BIN := .venv/bin
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-demo: install ## Run the main job on the shipped examples and show what came out (TENANTS="City Walks" narrows it)
-	@$(BIN)/vision-assets demo --tenants "$(TENANTS)"
+demo: install ## Run the main job on the shipped examples and show what came out (TENANTS="City Walks" narrows it; PROVIDER=gigachat)
+	@$(if $(PROVIDER),VISION_PROVIDER=$(PROVIDER) )$(BIN)/vision-assets demo --tenants "$(TENANTS)"
 
 up: install ## Run the embedded parts, the Dagster UI and its daemon until Ctrl-C
 	@exec $(BIN)/vision-assets up

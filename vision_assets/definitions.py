@@ -57,14 +57,23 @@ def default_resources(settings: Settings) -> dict[str, Any]:
             tenant_calls=settings.budget_tenant_calls,
             global_day_tokens=settings.budget_global_day_tokens,
             global_month_tokens=settings.budget_global_month_tokens,
-            global_calls=settings.budget_global_calls,
+            global_calls=settings.calls_at_once,
             estimate_floor_tokens=settings.budget_estimate_floor_tokens,
         ),
         "media_source": MediaSourceResource(
             concurrency=settings.media_concurrency, decode_threads=settings.decode_threads
         ),
         "vision_provider": VisionProviderResource(
-            ocr_languages=settings.ocr_languages, concurrency=settings.vision_concurrency
+            provider=settings.provider,
+            language=settings.vision_language,
+            concurrency=settings.vision_concurrency,
+            ocr_languages=settings.ocr_languages,
+            gigachat_credentials=dg.EnvVar("GIGACHAT_CREDENTIALS") if settings.gigachat_credentials else None,
+            gigachat_scope=settings.gigachat_scope,
+            gigachat_model=settings.gigachat_model,
+            gigachat_base_url=settings.gigachat_base_url,
+            gigachat_auth_url=settings.gigachat_auth_url,
+            gigachat_ca_file=str(settings.gigachat_ca_file) if settings.gigachat_ca_file else None,
         ),
         "qdrant": QdrantResource(
             url=dg.EnvVar("QDRANT_URL"), api_key=dg.EnvVar("QDRANT_API_KEY") if settings.qdrant_api_key else None

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from vision_assets.clients.local_vision import LocalVision
 from vision_assets.clients.media_files import LocalFiles
@@ -31,11 +32,13 @@ from vision_assets.clients.s3_uploads import S3Uploads
 from vision_assets.core.budget import Allowance, BudgetLimits
 from vision_assets.core.budget_gate import ESTIMATE_FLOOR_TOKENS, BudgetGate
 from vision_assets.core.cleanup import Plan, emergency_plan, ttl_plan
+from vision_assets.core.errors import ConfigurationError
 from vision_assets.core.guarded_store import QuotaGuardedStore, Unbooked
 from vision_assets.core.media import MediaSource
+from vision_assets.core.prompts import Language
 from vision_assets.core.quota import StorageLimits
 from vision_assets.core.storage import ContentType
-from vision_assets.core.tenants import Tenant
+from vision_assets.core.tenants import Tenant, TenantId
 from vision_assets.core.vision import SCHEMA_VERSION, VisionProvider
 
 
@@ -69,6 +72,8 @@ class Ledgers:
 
 UNBOOKED = Unbooked()
 """One a process: its steps share what is let through without a check."""
+
+GIGACHAT = "gigachat"
 
 VISION_CODE_VERSION = f"{LocalVision.name} {LocalVision.model} v{SCHEMA_VERSION}"
 """Of `vision_results`: with another one, the UI shows what was made before as outdated."""
@@ -224,21 +229,61 @@ class MediaSourceResource(dg.ConfigurableResource[None]):
 
 
 class VisionProviderResource(dg.ConfigurableResource[None]):
-    """Who looks at the pictures: the local provider."""
+    """Who looks at the pictures: the local provider, or GigaChat."""
 
-    ocr_languages: str = Field("rus+eng", description="Tesseract languages, joined by +")
+    provider: str = Field(default=LocalVision.name, description="local or gigachat")
+    language: str = Field(default=Language.RU, description="Of descriptions, labels and objects: ru or en")
     concurrency: int = Field(default=2, description="Pictures analysed at once")
+    ocr_languages: str = Field(default="rus+eng", description="Tesseract languages, joined by +")
+    gigachat_credentials: str | None = None
+    gigachat_scope: str = "GIGACHAT_API_PERS"
+    gigachat_model: str = "GigaChat-2-Max"
+    gigachat_base_url: str | None = Field(default=None, description="None: as the official client has it")
+    gigachat_auth_url: str | None = Field(default=None, description="None: as the official client has it")
+    gigachat_ca_file: str | None = Field(default=None, description="PEM; None: the system's authorities")
 
     @property
     def identity(self) -> tuple[str, str]:
         """Name and model: under them results are found without opening the provider."""
+        if self.provider == GIGACHAT:
+            return GIGACHAT, self.gigachat_model
         return LocalVision.name, LocalVision.model
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[VisionProvider]:
-        """Open the provider in the running event loop, and close it at the end."""
-        async with LocalVision.open(languages=self.ocr_languages, threads=self.concurrency) as provider:
-            yield provider
+    async def open(self, tenant_id: TenantId) -> AsyncIterator[VisionProvider]:
+        """Open the provider of a tenant's pictures in the running event loop, and close it at the end.
+
+        Raises:
+            ConfigurationError: GigaChat is wanted without credentials.
+        """
+        if self.provider == GIGACHAT:
+            async with self._gigachat(tenant_id) as remote:
+                yield remote
+        else:
+            async with LocalVision.open(languages=self.ocr_languages, threads=self.concurrency) as local:
+                yield local
+
+    @asynccontextmanager
+    async def _gigachat(self, tenant_id: TenantId) -> AsyncIterator[VisionProvider]:
+        # The SDK takes a second to load, and most processes never need it.
+        from vision_assets.clients.gigachat import GigaChat  # noqa: PLC0415
+        from vision_assets.clients.gigachat_vision import GigaChatVision  # noqa: PLC0415
+        from vision_assets.clients.gigachat_wire import AUTH_URL, BASE_URL, GigaChatAccess  # noqa: PLC0415
+
+        if not self.gigachat_credentials:
+            raise ConfigurationError(
+                "GigaChat is to look at pictures, and GIGACHAT_CREDENTIALS is not set: set it to the account's "
+                "authorization key, or VISION_PROVIDER to local."
+            )
+        access = GigaChatAccess(
+            credentials=SecretStr(self.gigachat_credentials),
+            scope=self.gigachat_scope,
+            base_url=self.gigachat_base_url or BASE_URL,
+            auth_url=self.gigachat_auth_url or AUTH_URL,
+            ca_file=Path(self.gigachat_ca_file) if self.gigachat_ca_file else None,
+        )
+        async with GigaChat.open(access) as api:
+            yield GigaChatVision(api, tenant_id, self.gigachat_model, Language(self.language))
 
 
 class QdrantResource(dg.ConfigurableResource[None]):

@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from vision_assets.core.budget import Allowance, BudgetLimits
+from vision_assets.core.prompts import Language
 from vision_assets.core.quota import StorageLimits
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -48,6 +49,21 @@ class Settings(BaseSettings):
     aws_region: str = Field("us-east-1", description="Region of the bucket")
     qdrant_url: str | None = Field(None, description="Qdrant, http(s)://host:port")
     qdrant_api_key: SecretStr | None = Field(None, description="Of a Qdrant server that asks for one")
+
+    vision_provider: Literal["local", "gigachat"] | None = Field(
+        None, description="Who looks at pictures; unset: gigachat where GIGACHAT_CREDENTIALS is set, else local"
+    )
+    vision_language: Language = Field(Language.RU, description="Of descriptions, labels and objects: ru or en")
+    gigachat_credentials: SecretStr | None = Field(None, description="Authorization key of the GigaChat account")
+    gigachat_scope: Literal["GIGACHAT_API_PERS", "GIGACHAT_API_B2B", "GIGACHAT_API_CORP"] = Field(
+        "GIGACHAT_API_PERS", description="Of the account: personal, business by package, business by use"
+    )
+    gigachat_model: str = Field("GigaChat-2-Max", description="One that sees pictures")
+    gigachat_base_url: str | None = Field(None, description="Of the API; unset: as the official client has it")
+    gigachat_auth_url: str | None = Field(None, description="Of OAuth; unset: as the official client has it")
+    gigachat_ca_file: Path | None = Field(
+        None, description="PEM of the authorities that vouch for GigaChat; unset: those of the system"
+    )
 
     ocr_languages: str = Field("rus+eng", description="Tesseract languages, joined by +")
     media_concurrency: int = Field(8, ge=1, description="Files read and uploaded at once, per run")
@@ -92,7 +108,7 @@ class Settings(BaseSettings):
         None, ge=0, description="Of all tenants and one UTC month; unset: no limit"
     )
     budget_global_calls: int | None = Field(
-        None, ge=1, description="Calls at once of all tenants to one provider; unset: no limit"
+        None, ge=1, description="Calls at once of all tenants to one provider; unset: 1 of a personal account, else 10"
     )
     budget_estimate_floor_tokens: int = Field(
         1792,
@@ -114,6 +130,16 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put the endpoints file below the environment."""
         return init_settings, env_settings, JsonConfigSettingsSource(settings_cls, json_file=endpoints_file())
+
+    @property
+    def provider(self) -> Literal["local", "gigachat"]:
+        """Who looks at pictures."""
+        return self.vision_provider or ("gigachat" if self.gigachat_credentials else "local")
+
+    @property
+    def calls_at_once(self) -> int:
+        """Of all tenants to one provider."""
+        return self.budget_global_calls or (1 if self.gigachat_scope == "GIGACHAT_API_PERS" else 10)
 
     def storage_limits(self) -> StorageLimits:
         """Gather the storage limits; a tenant's hold where none is set with `vision-assets quota set`."""
@@ -138,7 +164,7 @@ class Settings(BaseSettings):
             everyone={
                 "day": Allowance(self.budget_global_day_tokens),
                 "month": Allowance(self.budget_global_month_tokens),
-                "calls": Allowance(requests=self.budget_global_calls),
+                "calls": Allowance(requests=self.calls_at_once),
             },
         )
 

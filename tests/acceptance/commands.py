@@ -4,26 +4,41 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 COMMAND = str(Path(sys.executable).with_name("vision-assets"))
 # What this session's own parts are found by must not reach the commands under test.
-FOREIGN = ("DATABASE_URL", "DAGSTER_POSTGRES_URL", "DAGSTER_HOME", "QDRANT_URL", "S3_", "AWS_")
+FOREIGN = (
+    "DATABASE_URL",
+    "DAGSTER_POSTGRES_URL",
+    "DAGSTER_HOME",
+    "QDRANT_URL",
+    "S3_",
+    "AWS_",
+    "GIGACHAT_",
+    "VISION_PROVIDER",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine of its own: one data folder, with whatever runs in it."""
+    """A machine of its own: one data folder, with whatever runs in it.
+
+    Attributes:
+        settings: Environment variables that its user has set.
+    """
 
     data: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of a user who has set nothing."""
+        """The environment of its user."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
-        return {**kept, "VISION_ASSETS_DATA_DIR": str(self.data), "COLUMNS": "200"}
+        return {**kept, "VISION_ASSETS_DATA_DIR": str(self.data), "COLUMNS": "200", **self.settings}
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start a command in a session of its own."""

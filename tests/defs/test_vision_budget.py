@@ -11,7 +11,7 @@ import pytest
 from tests.paid_provider import PaidProvider
 from tests.pictures import photo
 from tests.world import open_world
-from vision_assets.core.tenants import Tenant
+from vision_assets.core.tenants import Tenant, TenantId
 from vision_assets.core.vision import VisionProvider
 from vision_assets.definitions import build_defs
 from vision_assets.defs.partitions import TENANTS
@@ -23,7 +23,7 @@ class Paid(VisionProviderResource):
     """The provider of the tests; one call at a time."""
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[VisionProvider]:
+    async def open(self, tenant_id: TenantId) -> AsyncIterator[VisionProvider]:
         """Give it."""
         yield PaidProvider()
 
@@ -57,7 +57,7 @@ def materialize(tenant: Tenant, database: str, bucket: str, parts: Settings, *, 
                 access_key_id=parts.aws_access_key_id.get_secret_value(),
                 secret_access_key=parts.aws_secret_access_key.get_secret_value(),
             ),
-            "vision_provider": Paid(ocr_languages="", concurrency=1),
+            "vision_provider": Paid(concurrency=1),
             "token_budget": TokenBudgetResource(tenant_day_tokens=day_tokens, tenant_calls=3),
         }
     )

@@ -1,4 +1,4 @@
-"""The pass of `vision_results` over GigaChat, with Postgres, S3 and the emulated server: the books hold what was billed."""
+"""The pass of `vision_results` over GigaChat, with Postgres, S3 and the emulated server: the books are right."""
 
 from collections import Counter
 from collections.abc import AsyncIterator

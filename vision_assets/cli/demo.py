@@ -25,7 +25,7 @@ from vision_assets.core.errors import ConfigurationError, VisionAssetsError
 from vision_assets.core.importing import ImportReport, import_posts
 from vision_assets.core.search import Hit, search
 from vision_assets.core.tenants import Tenant
-from vision_assets.devstack.parts import running_parts
+from vision_assets.devstack.parts import running_parts, status
 from vision_assets.settings import PROJECT_ROOT, data_dir
 
 EXAMPLES = {"City Walks": "city_walks", "Dev Digest": "dev_digest"}
@@ -55,8 +55,9 @@ def demo(
     started = time.monotonic()
     try:
         wanted = _chosen(tenants)
-        with console.status("Starting Postgres, S3 and Qdrant"), running_parts():
-            console.print(f"[green]✓[/green] Postgres, S3 and Qdrant run ({time.monotonic() - started:.1f} s)")
+        with console.status("Starting the embedded parts"), running_parts():
+            names = ", ".join(part.name for part in status() if part.state != "stopped")
+            console.print(f"[green]✓[/green] {names} run ({time.monotonic() - started:.1f} s)", highlight=False)
             failed = _run(wanted, console)
     except VisionAssetsError as error:
         fail(error)

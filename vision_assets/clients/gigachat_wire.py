@@ -13,9 +13,12 @@ from typing import Any
 
 import httpx
 from gigachat import GigaChatAsyncClient
+from gigachat.settings import AUTH_URL, BASE_URL
 from gigachat.settings import Settings as SdkSettings
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+__all__ = ["AUTH_URL", "BASE_URL", "GigaChatAccess", "SdkClient"]
 
 _SECONDS_BELOW = 10**12
 """A moment below it is told in seconds, above it in milliseconds: documentation and samples differ."""

@@ -56,7 +56,7 @@ def vision_results(
 
     async def work(tenant: Tenant, ledgers: Ledgers) -> tuple[VisionReport, str, Sequence[Window]]:
         store = s3.connect()
-        async with vision_provider.open() as provider, aclosing(token_budget.gate(ledgers)) as gate:
+        async with vision_provider.open(tenant.id) as provider, aclosing(token_budget.gate(ledgers)) as gate:
             one_pass = VisionPass(
                 tenant_id=tenant.id,
                 provider=provider,

@@ -18,10 +18,13 @@ from typing import Literal
 
 from vision_assets.devstack import postgres, processes, s3
 from vision_assets.devstack.credentials import load_credentials
+from vision_assets.devstack.gigachat_access import BUSINESS
+from vision_assets.devstack.gigachat_tls import CA_FILE
 from vision_assets.devstack.processes import Child, PartFailed, Program
 from vision_assets.settings import Settings, data_dir, endpoints_file
 
 QDRANT = "qdrant"
+GIGACHAT = "gigachat"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -35,6 +38,11 @@ class Endpoints:
     aws_access_key_id: str | None = None
     aws_secret_access_key: str | None = None
     qdrant_url: str | None = None
+    gigachat_credentials: str | None = None
+    gigachat_scope: str | None = None
+    gigachat_base_url: str | None = None
+    gigachat_auth_url: str | None = None
+    gigachat_ca_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,7 @@ class _Part:
     end: Callable[[], bool]
     folder: Callable[[], Path]
     url: Callable[[int], str]
+    wanted: Callable[[], bool] = lambda: True
 
 
 def _qdrant_url(port: int) -> str:
@@ -83,6 +92,25 @@ def _start_qdrant() -> Child:
     )
 
 
+def _gigachat_url(port: int) -> str:
+    return f"https://127.0.0.1:{port}"
+
+
+def _gigachat_folder() -> Path:
+    return data_dir() / GIGACHAT
+
+
+def _start_gigachat() -> Child:
+    module = [sys.executable, "-m", "vision_assets.devstack.gigachat", "--dir", str(_gigachat_folder())]
+    return processes.ensure(
+        Program(
+            name=GIGACHAT,
+            command=lambda port: [*module, "--port", str(port)],
+            ready=processes.accepts,
+        )
+    )
+
+
 _PARTS = (
     _Part(
         postgres.NAME,
@@ -94,6 +122,15 @@ _PARTS = (
     ),
     _Part(s3.NAME, ("S3_ENDPOINT_URL", "AWS_ACCESS_KEY_ID"), s3.start, s3.end, lambda: data_dir() / s3.NAME, s3.url),
     _Part(QDRANT, ("QDRANT_URL",), _start_qdrant, lambda: processes.stop(QDRANT), _qdrant_folder, _qdrant_url),
+    _Part(
+        GIGACHAT,
+        ("GIGACHAT_CREDENTIALS",),
+        _start_gigachat,
+        lambda: processes.stop(GIGACHAT),
+        _gigachat_folder,
+        _gigachat_url,
+        wanted=lambda: Settings().vision_provider == GIGACHAT,
+    ),
 )
 
 
@@ -109,7 +146,7 @@ def start_parts() -> Endpoints:
     """
     with processes.lock(), processes.default_signals():
         load_credentials()  # made once, before the parts ask for it side by side
-        wanted = [part for part in _PARTS if not _external(part)]
+        wanted = [part for part in _PARTS if part.wanted() and not _external(part)]
         failures = []
         with ThreadPoolExecutor(len(_PARTS)) as pool:
             for started in [pool.submit(part.start) for part in wanted]:
@@ -186,8 +223,14 @@ def _write_endpoints() -> Endpoints:
             found["s3_bucket"] = Settings().s3_bucket
             found["aws_access_key_id"] = credentials.s3_access_key_id
             found["aws_secret_access_key"] = credentials.s3_secret_access_key
-        else:
+        elif part.name == QDRANT:
             found["qdrant_url"] = _qdrant_url(child.port)
+        else:
+            found["gigachat_credentials"] = BUSINESS.credentials
+            found["gigachat_scope"] = "GIGACHAT_API_B2B"
+            found["gigachat_base_url"] = f"{_gigachat_url(child.port)}/api/v1"
+            found["gigachat_auth_url"] = f"{_gigachat_url(child.port)}/api/v2/oauth"
+            found["gigachat_ca_file"] = str(_gigachat_folder() / CA_FILE)
     if found:
         processes.write_atomically(endpoints_file(), json.dumps(found, indent=2))
     else:
@@ -196,8 +239,8 @@ def _write_endpoints() -> Endpoints:
 
 
 def status() -> list[PartStatus]:
-    """Look at every part; nothing is started, stopped or repaired."""
-    return [_status(part) for part in _PARTS]
+    """Look at every part that is wanted or runs; nothing is started, stopped or repaired."""
+    return [_status(part) for part in _PARTS if part.wanted() or processes.find(part.name)]
 
 
 def _status(part: _Part) -> PartStatus:

@@ -150,6 +150,13 @@ def answers(port: int, path: str) -> bool:
         connection.close()
 
 
+def accepts(port: int) -> bool:
+    """Tell whether a loopback server accepts connections."""
+    with socket.socket() as client:
+        client.settimeout(2)
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 def _process(child: Child) -> psutil.Process | None:
     """Give the living process of a child, or None: it is gone, a zombie, or another one has its pid."""
     if (popen := _popen.get(child.pid)) and popen.poll() is not None:
