@@ -65,16 +65,19 @@ _ADVICE: Mapping[int, str] = {
 }
 
 _backoff = wait_random_exponential(multiplier=0.5, max=_MAX_WAIT_SECONDS)  # full jitter
-_breakers = AsyncCircuitBreakerFactory(
-    default_threshold=_BREAKS_AFTER,
-    default_ttl=_BREAK_SECONDS,
-    exclude=[
-        PermanentError,
-        asyncio.CancelledError,
-        (ProviderUnavailable, lambda error: isinstance(error.__cause__, sdk.RateLimitError)),
-    ],
-)
-"""One a process: what one step finds out, the next one need not. Who is asked to be slower has not failed."""
+
+
+def _breakers() -> AsyncCircuitBreakerFactory:
+    """Make a breaker for what fails by the provider's fault; who is asked to be slower has not failed."""
+    return AsyncCircuitBreakerFactory(
+        default_threshold=_BREAKS_AFTER,
+        default_ttl=_BREAK_SECONDS,
+        exclude=[
+            PermanentError,
+            asyncio.CancelledError,
+            (ProviderUnavailable, lambda error: isinstance(error.__cause__, sdk.RateLimitError)),
+        ],
+    )
 
 
 @dataclass(slots=True)
@@ -83,6 +86,7 @@ class GigaChat:
 
     access: GigaChatAccess
     _sdk: SdkClient = field(repr=False)
+    _breakers: AsyncCircuitBreakerFactory = field(repr=False, default_factory=_breakers)
 
     @classmethod
     @asynccontextmanager
@@ -188,16 +192,17 @@ class GigaChat:
     async def _attempt(self, what: str, act: Callable[[], Awaitable[Result]], billed: bool) -> Result:
         request_id_cvar.set(str(uuid4()))
         try:
-            async with await _breakers.get_breaker(self.access.base_url):
+            async with await self._breakers.get_breaker("gigachat"):
                 try:
                     return await act()
                 except Exception as error:
                     raise translated(error, what=what, billed=billed) from error
         except OpenedState as error:
+            error.with_traceback(None)  # it is one and the same each time, and would grow
             raise ProviderUnavailable(
                 f"GigaChat failed {_BREAKS_AFTER} times in succession; the next call goes after {_BREAK_SECONDS:g} s.",
                 sent=False,
-            ) from error
+            ) from None
 
 
 def translated(error: Exception, *, what: str, billed: bool) -> VisionAssetsError:
