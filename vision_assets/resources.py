@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field, SecretStr
@@ -40,6 +41,9 @@ from vision_assets.core.quota import StorageLimits
 from vision_assets.core.storage import ContentType
 from vision_assets.core.tenants import Tenant, TenantId
 from vision_assets.core.vision import SCHEMA_VERSION, VisionProvider
+
+if TYPE_CHECKING:
+    from vision_assets.clients.gigachat import GigaChat
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,17 +261,33 @@ class VisionProviderResource(dg.ConfigurableResource[None]):
             ConfigurationError: GigaChat is wanted without credentials.
         """
         if self.provider == GIGACHAT:
-            async with self._gigachat(tenant_id) as remote:
-                yield remote
+            from vision_assets.clients.gigachat_vision import GigaChatVision  # noqa: PLC0415 - see `_gigachat`
+
+            async with self._gigachat() as api:
+                yield GigaChatVision(api, tenant_id, self.gigachat_model, Language(self.language))
         else:
             async with LocalVision.open(languages=self.ocr_languages, threads=self.concurrency) as local:
                 yield local
 
+    async def delete_leftovers(self) -> int:
+        """Delete files that killed workers have left at the provider.
+
+        Returns:
+            Number of files deleted.
+
+        Raises:
+            ConfigurationError: GigaChat is wanted without credentials.
+            ProviderUnavailable: Transient.
+        """
+        if self.provider != GIGACHAT:
+            return 0
+        async with self._gigachat() as api:
+            return await api.delete_leftovers()
+
     @asynccontextmanager
-    async def _gigachat(self, tenant_id: TenantId) -> AsyncIterator[VisionProvider]:
+    async def _gigachat(self) -> "AsyncIterator[GigaChat]":
         # The SDK takes a second to load, and most processes never need it.
         from vision_assets.clients.gigachat import GigaChat  # noqa: PLC0415
-        from vision_assets.clients.gigachat_vision import GigaChatVision  # noqa: PLC0415
         from vision_assets.clients.gigachat_wire import AUTH_URL, BASE_URL, GigaChatAccess  # noqa: PLC0415
 
         if not self.gigachat_credentials:
@@ -283,7 +303,7 @@ class VisionProviderResource(dg.ConfigurableResource[None]):
             ca_file=Path(self.gigachat_ca_file) if self.gigachat_ca_file else None,
         )
         async with GigaChat.open(access) as api:
-            yield GigaChatVision(api, tenant_id, self.gigachat_model, Language(self.language))
+            yield api
 
 
 class QdrantResource(dg.ConfigurableResource[None]):
