@@ -290,13 +290,14 @@ class VisionProviderResource(dg.ConfigurableResource[None]):
         from vision_assets.clients.gigachat import GigaChat  # noqa: PLC0415
         from vision_assets.clients.gigachat_wire import AUTH_URL, BASE_URL, GigaChatAccess  # noqa: PLC0415
 
-        if not self.gigachat_credentials:
+        credentials = (self.gigachat_credentials or "").strip()
+        if not credentials:
             raise ConfigurationError(
                 "GigaChat is to look at pictures, and GIGACHAT_CREDENTIALS is not set: set it to the account's "
                 "authorization key, or VISION_PROVIDER to local."
             )
         access = GigaChatAccess(
-            credentials=SecretStr(self.gigachat_credentials),
+            credentials=SecretStr(credentials),
             scope=self.gigachat_scope,
             base_url=self.gigachat_base_url or BASE_URL,
             auth_url=self.gigachat_auth_url or AUTH_URL,

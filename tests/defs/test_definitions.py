@@ -15,7 +15,7 @@ from vision_assets.core.errors import DatabaseUnavailable, StorageUnavailable, T
 from vision_assets.core.importing import import_posts
 from vision_assets.core.tenants import Tenant
 from vision_assets.definitions import build_defs
-from vision_assets.defs.failures import translated
+from vision_assets.defs.failures import raise_if_any, translated
 from vision_assets.defs.jobs import TENANT_PIPELINE
 from vision_assets.defs.partitions import TENANTS
 from vision_assets.resources import PostgresResource, QdrantResource, S3Resource
@@ -164,3 +164,12 @@ def test_bugs_are_not_translated() -> None:
         raise ZeroDivisionError
     with pytest.raises(ExceptionGroup), translated():
         raise ExceptionGroup("", [StorageUnavailable("a"), ZeroDivisionError()])
+
+
+@pytest.mark.parametrize("hopeless", [False, True])
+def test_only_what_may_pass_is_retried(hopeless: bool) -> None:
+    """Items that failed for a passing reason fail the step for a retry; an empty account does not."""
+    with pytest.raises(dg.Failure, match="1 items failed") as failed:
+        raise_if_any(["a picture: 402"], hopeless=hopeless)
+    assert failed.value.allow_retries is not hopeless
+    raise_if_any([], hopeless=hopeless)

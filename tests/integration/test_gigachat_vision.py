@@ -1,5 +1,6 @@
 """GigaChat as a vision provider, against the emulated server: every rung of the ladder, and what each costs."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
@@ -115,6 +116,14 @@ async def test_a_form_that_is_refused_is_not_tried_again(vision: GigaChatVision,
     assert gigachat.faults()[0]["hit"] == 1
 
 
+async def test_pictures_at_once_find_the_form_out_together(vision: GigaChatVision, gigachat: EmulatedGigaChat) -> None:
+    """Whichever picture's refusal comes first, all fall back one step, and none is lost."""
+    gigachat.set_faults({"kind": "response_format_unsupported"})
+    analyses = await asyncio.gather(*(vision.analyze(PICTURE, mime="image/jpeg") for _ in range(4)))
+    assert len(analyses) == len(gigachat.bills()) == 4
+    assert vision._forms[0] == "function"
+
+
 @pytest.mark.parametrize(
     ("kind", "reason", "calls"),
     [("blacklist", "blacklist", 1), ("prose", "parse_failed", 2)],
@@ -134,13 +143,22 @@ async def test_no_answer_is_made_up(
     assert gigachat.files() == []
 
 
-@pytest.mark.parametrize("fault", [{"kind": "server_error"}, {"kind": "payment_required"}, {"kind": "rate_limited"}])
+@pytest.mark.parametrize(
+    ("fault", "sent"),
+    [
+        ({"kind": "server_error"}, False),
+        ({"kind": "payment_required"}, False),
+        ({"kind": "rate_limited"}, False),
+        ({"kind": "drop", "when": "after_billing"}, True),
+    ],
+    ids=lambda value: value["kind"] if isinstance(value, dict) else "",
+)
 async def test_a_further_question_that_fails_does_not_hide_the_first(
-    vision: GigaChatVision, gigachat: EmulatedGigaChat, fault: dict[str, Any]
+    vision: GigaChatVision, gigachat: EmulatedGigaChat, fault: dict[str, Any], sent: bool
 ) -> None:
-    """After one billed call every failure may have cost, whatever it says of itself."""
+    """After one billed call a failure tells what that one cost, and whether the further one may have cost too."""
     gigachat.set_faults({"kind": "prose", "times": 1}, {**fault, "endpoint": "chat", "after": 1})
     with pytest.raises(ProviderUnavailable) as failed:
         await vision.analyze(PICTURE, mime="image/jpeg")
-    assert failed.value.sent
-    assert len(gigachat.bills()) == 1
+    assert failed.value.sent == sent
+    assert failed.value.tokens_used == gigachat.bills()[0]["usage"]["total_tokens"]

@@ -219,6 +219,38 @@ async def test_a_provider_that_answers_nobody_is_asked_once(error: Exception) ->
     assert (window.used_tokens, window.held_tokens, len(setting.provider.calls)) == (0, 0, 1)
 
 
+@pytest.mark.parametrize(("sent", "charged"), [(False, 300), (True, 300 + 1792)])
+async def test_what_was_billed_before_a_failure_is_charged(sent: bool, charged: int) -> None:
+    """Of a call of several questions the billed ones are charged as billed, one that may have been at the estimate."""
+    setting = Setting()
+
+    async def fail() -> None:
+        raise ProviderUnavailable("the second question failed", sent=sent, tokens_used=300)
+
+    setting.provider.thinking = fail
+    with pytest.raises(ProviderUnavailable):
+        await setting.call()
+    window = await setting.day()
+    assert (window.used_tokens, window.held_tokens) == (charged, 0)
+
+
+async def test_a_provider_that_asks_for_patience_gets_it() -> None:
+    """After `Retry-After` no picture is tried before, and none is charged."""
+    setting = Setting()
+
+    async def fail() -> None:
+        raise ProviderUnavailable("429", sent=False, retry_after_seconds=40)
+
+    setting.provider.thinking = fail
+    with pytest.raises(ProviderUnavailable):
+        await setting.call()
+    with pytest.raises(CallDeferred, match="provider_busy"):
+        await setting.calls.hold("another")
+    setting.now += timedelta(seconds=41)
+    await setting.calls.hold("another")
+    assert (await setting.day()).used_tokens == 0
+
+
 async def test_a_denial_counts_for_a_while() -> None:
     """After a denial the ledger is not asked for half a minute; then it is, and may say yes."""
     setting = Setting(BudgetLimits(tenant={"day": Allowance(1000)}))

@@ -1,14 +1,13 @@
 """GigaChat: the official SDK, and what it leaves to its user.
 
-Retries within a deadline, a circuit breaker, the project's errors with whether a call may have been billed, request ids
-in the log, and uploaded files that never stay. What is not here: the HTTP client itself (`gigachat_wire.py`), prompts
-and answers (`gigachat_vision.py`), and how many calls may be made at once (`core/budget.py`).
+Retries within a deadline, a circuit breaker, request ids, and uploaded files that never stay. What is not here: the
+HTTP client itself (`gigachat_wire.py`), what an error means (`gigachat_errors.py`), prompts and answers
+(`gigachat_vision.py`), and how many calls may be made at once (`core/budget.py`).
 """
 
 import asyncio
-import email.utils
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,7 +15,6 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import gigachat.exceptions as sdk
-import httpx
 import structlog
 from gigachat.context import client_id_cvar, request_id_cvar
 from gigachat.models import ChatCompletion
@@ -33,12 +31,11 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from vision_assets.clients.gigachat_errors import translated
 from vision_assets.clients.gigachat_wire import GigaChatAccess, SdkClient
 from vision_assets.core.errors import (
     ConfigurationError,
-    InputRejected,
     PermanentError,
-    ProviderBudgetGone,
     ProviderUnavailable,
     VisionAssetsError,
 )
@@ -59,23 +56,18 @@ _BREAKS_AFTER = 5
 _BREAK_SECONDS = 30.0
 _DELETE_SECONDS = 30.0
 
-_ADVICE: Mapping[int, str] = {
-    httpx.codes.UNAUTHORIZED: "Check GIGACHAT_CREDENTIALS and GIGACHAT_SCOPE.",
-    httpx.codes.FORBIDDEN: "The account may not do this: check GIGACHAT_SCOPE.",
-}
-
 _backoff = wait_random_exponential(multiplier=0.5, max=_MAX_WAIT_SECONDS)  # full jitter
 
 
 def _breakers() -> AsyncCircuitBreakerFactory:
-    """Make a breaker for what fails by the provider's fault; who is asked to be slower has not failed."""
+    """Make a breaker for what fails by the provider's fault: not for "slower, please" and "no such file"."""
     return AsyncCircuitBreakerFactory(
         default_threshold=_BREAKS_AFTER,
         default_ttl=_BREAK_SECONDS,
         exclude=[
             PermanentError,
             asyncio.CancelledError,
-            (ProviderUnavailable, lambda error: isinstance(error.__cause__, sdk.RateLimitError)),
+            (ProviderUnavailable, lambda error: isinstance(error.__cause__, sdk.RateLimitError | sdk.NotFoundError)),
         ],
     )
 
@@ -160,9 +152,14 @@ class GigaChat:
 
     async def _delete(self, file_id: str) -> bool:
         """Delete a file, also while the caller is being cancelled; one that stays is left to the janitor."""
+
+        async def delete() -> None:
+            with suppress(sdk.NotFoundError, ValidationError, ValueError, TypeError):  # gone is gone, in whatever words
+                await self._sdk.adelete_file(file_id)
+
         try:
             async with asyncio.timeout(_DELETE_SECONDS):
-                await self._call("delete file", lambda: self._sdk.adelete_file(file_id), lasting=_DELETE_SECONDS)
+                await self._call("delete file", delete, lasting=_DELETE_SECONDS)
         except (VisionAssetsError, TimeoutError) as error:
             log.warning("gigachat.file_left", file_id=file_id, error_type=type(error).__name__, error=str(error))
             return False
@@ -178,7 +175,7 @@ class GigaChat:
     ) -> Result:
         """Make a call until it succeeds, fails for good, may have been billed, or its time is up."""
         retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda error: isinstance(error, ProviderUnavailable) and not error.sent),
+            retry=retry_if_exception(_may_be_repeated),
             stop=stop_any(
                 stop_before_delay(self.access.deadline_seconds if lasting is None else lasting),
                 stop_after_attempt(_MAX_ATTEMPTS),
@@ -196,7 +193,10 @@ class GigaChat:
                 try:
                     return await act()
                 except Exception as error:
-                    raise translated(error, what=what, billed=billed) from error
+                    told = translated(error, what=what, billed=billed)
+                    if isinstance(error, sdk.ResponseError):
+                        raise told from error
+                    raise told from None  # the text of such an error may hold a header, and with it a secret
         except OpenedState as error:
             error.with_traceback(None)  # it is one and the same each time, and would grow
             raise ProviderUnavailable(
@@ -205,68 +205,11 @@ class GigaChat:
             ) from None
 
 
-def translated(error: Exception, *, what: str, billed: bool) -> VisionAssetsError:
-    """Tell an error of the SDK in the project's terms.
-
-    An answer with an error's status carries no usage, so it was not billed; where there was no answer, or one that
-    cannot be read, nobody knows.
-
-    Args:
-        what: Was done.
-        billed: It costs tokens.
-    """
-    match error:
-        case sdk.ResponseError():
-            return _refused(error, what)
-        case httpx.ConnectError() | httpx.ConnectTimeout() | httpx.PoolTimeout():
-            return ProviderUnavailable(f"GigaChat cannot be reached ({what}): {_said(error)}", sent=False)
-        case httpx.HTTPError():
-            return ProviderUnavailable(f"GigaChat broke off ({what}): {_said(error)}", sent=billed)
-        case ValidationError() | ValueError() | TypeError() | LookupError():
-            return ProviderUnavailable(
-                f"GigaChat's answer cannot be read ({what}): {type(error).__name__}", sent=billed
-            )
-    raise error
-
-
-def _refused(error: sdk.ResponseError, what: str) -> VisionAssetsError:
-    headers, status = error.headers or httpx.Headers(), error.status_code
-    message = _message(error)
-    text = f"GigaChat answered {status} ({what}, request {headers.get('x-request-id', '-')}): {message}"
-    if status == httpx.codes.NOT_FOUND and "model" in message.lower():
-        return ConfigurationError(f"{text}. Check GIGACHAT_MODEL.")
-    if status == httpx.codes.BAD_REQUEST and str(error.url).endswith("/oauth"):
-        status = httpx.codes.UNAUTHORIZED
-    if status in _ADVICE:
-        return ConfigurationError(f"{text}. {_ADVICE[status]}")
-    if status == httpx.codes.PAYMENT_REQUIRED:
-        return ProviderBudgetGone(f"{text}. Top the account up; until then no call is made.")
-    # A file that is gone makes 404: the next attempt uploads it anew.
-    if status in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.NOT_FOUND) or status >= httpx.codes.INTERNAL_SERVER_ERROR:
-        return ProviderUnavailable(text, sent=False, retry_after_seconds=_retry_after_seconds(headers))
-    too_large = status == httpx.codes.REQUEST_ENTITY_TOO_LARGE
-    return InputRejected("too_large_for_provider" if too_large else "refused_by_provider", text)
-
-
-def _message(error: sdk.ResponseError) -> str:
-    try:
-        return str(httpx.Response(200, content=error.content or b"").json()["message"])[:300]
-    except (ValueError, LookupError, TypeError):
-        return (error.content or b"")[:300].decode(errors="replace")
-
-
-def _retry_after_seconds(headers: httpx.Headers, *, now: datetime | None = None) -> float | None:
-    """Read `Retry-After` in either form: seconds, or a date."""
-    told = headers.get("retry-after", "")
-    try:
-        return max(float(told), 0.0)
-    except ValueError:
-        pass
-    try:
-        moment = email.utils.parsedate_to_datetime(told)
-    except ValueError:
-        return None
-    return max((moment - (now or datetime.now(UTC))).total_seconds(), 0.0)
+def _may_be_repeated(error: BaseException) -> bool:
+    """Tell whether another attempt may succeed, and costs nothing. A file that is gone stays gone."""
+    return (
+        isinstance(error, ProviderUnavailable) and not error.sent and not isinstance(error.__cause__, sdk.NotFoundError)
+    )
 
 
 def _wait_seconds(state: RetryCallState) -> float:
@@ -281,7 +224,3 @@ def _log_retry(what: str, state: RetryCallState) -> None:
     log.warning(
         "gigachat.retried", what=what, attempt=state.attempt_number, wait_seconds=state.upcoming_sleep, error=str(error)
     )
-
-
-def _said(error: Exception) -> str:
-    return str(error) or type(error).__name__

@@ -109,13 +109,13 @@ class GigaChatVision:
     async def _answer(self, file_id: str, bill: _Bill) -> tuple[Reply, ChatCompletion]:
         completion = await self._ask(file_id, bill, max_tokens=MAX_TOKENS)
         if completion.choices[0].finish_reason == "length":
-            completion = await self._again(self._ask(file_id, bill, max_tokens=MAX_TOKENS * _LONGER))
+            completion = await self._again(self._ask(file_id, bill, max_tokens=MAX_TOKENS * _LONGER), bill)
         raw = _said(completion.choices[0])
         try:
             return read_reply(raw), completion
         except ReplyUnusable as error:
             log.warning("gigachat.reply_unusable", reason=error.reason, error=str(error))
-            repaired = await self._again(self._repair(raw, error, bill))
+            repaired = await self._again(self._repair(raw, error, bill), bill)
             try:
                 return read_reply(_said(repaired.choices[0])), completion
             except ReplyUnusable as still:
@@ -134,17 +134,17 @@ class GigaChatVision:
             {"role": "user", "content": asked.user, "attachments": [file_id]},
         ]
         while True:
+            form = self._forms[0]
             try:
-                answer = await self._chat(
-                    {"messages": messages, "max_tokens": max_tokens} | _in_form(self._forms[0]), bill
-                )
+                answer = await self._chat({"messages": messages, "max_tokens": max_tokens} | _in_form(form), bill)
             except AnswerRefused:
                 raise
-            except InputRejected:
-                if self._settled or len(self._forms) == 1:
-                    raise
-                log.warning("gigachat.form_refused", form=self._forms[0])
-                self._forms = self._forms[1:]
+            except InputRejected as error:
+                if form == self._forms[0]:  # else another picture has found out meanwhile
+                    if self._settled or len(self._forms) == 1 or error.reason == "too_large_for_provider":
+                        raise
+                    log.warning("gigachat.form_refused", form=form)
+                    self._forms = self._forms[1:]
             else:
                 self._settled = True
                 return answer
@@ -161,7 +161,7 @@ class GigaChatVision:
         completion = await self.api.chat(self.tenant_id, {"model": self.model, "temperature": 0.1, **request})
         bill.tokens += completion.usage.total_tokens
         if not completion.choices:
-            raise ProviderUnavailable("GigaChat answered without a choice")
+            raise ProviderUnavailable("GigaChat answered without a choice", sent=False, tokens_used=bill.tokens)
         choice = completion.choices[0]
         if choice.finish_reason == "blacklist":
             raise AnswerRefused(
@@ -171,17 +171,23 @@ class GigaChatVision:
                 raw_reply=str(_said(choice)),
             )
         if choice.finish_reason == "error":
-            raise ProviderUnavailable("GigaChat broke its answer off by a fault of its own")
+            raise ProviderUnavailable(
+                "GigaChat broke its answer off by a fault of its own", sent=False, tokens_used=bill.tokens
+            )
         return completion
 
-    async def _again(self, asking: Awaitable[ChatCompletion]) -> ChatCompletion:
+    async def _again(self, asking: Awaitable[ChatCompletion], bill: _Bill) -> ChatCompletion:
         """Put a further question about a picture; whatever becomes of it, the first one was billed."""
         try:
             return await asking
         except AnswerRefused:
             raise
         except VisionAssetsError as error:
-            raise ProviderUnavailable(f"A further question about the picture failed: {error}") from error
+            raise ProviderUnavailable(
+                f"A further question about the picture failed: {error}",
+                sent=isinstance(error, ProviderUnavailable) and error.sent,
+                tokens_used=bill.tokens,
+            ) from error
 
 
 def _in_form(form: Form) -> dict[str, Any]:

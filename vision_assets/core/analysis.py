@@ -22,6 +22,7 @@ from vision_assets.core.errors import (
     ConfigurationError,
     InputRejected,
     MediaMissing,
+    PermanentError,
     QuotaExceeded,
     StorageBusy,
     StorageUnavailable,
@@ -102,7 +103,8 @@ class VisionReport:
         kinds: Results by kind of picture.
         deferred: Calls that the budget did not let through, by reason; the pictures stay to do.
         estimate: What a call was held at; None: calls cost nothing, or the ledger could not be reached.
-        failures: Transient faults; the pictures stay to do.
+        failures: Faults that are no picture's own; the pictures stay to do.
+        hopeless: One of them will not pass by itself.
     """
 
     methods: Counter[str] = field(default_factory=Counter)
@@ -116,6 +118,7 @@ class VisionReport:
     put_bytes: int = 0
     tokens: int = 0
     failures: list[str] = field(default_factory=list)
+    hopeless: bool = False
     looked: list[Looked] = field(default_factory=list)
 
 
@@ -269,6 +272,7 @@ class VisionPass:
                 await self._settled(medium, under_way)
             except Exception as error:
                 log.exception("vision.failed", error_type=type(error).__name__)
+                self.report.hopeless |= isinstance(error, PermanentError)
                 self.report.failures.append(f"{medium.sha256}: {type(error).__name__}: {error}")
             finally:
                 self.on_progress(1)

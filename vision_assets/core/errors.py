@@ -243,19 +243,24 @@ class ProviderUnavailable(TransientError):
 
     Attributes:
         sent: The call may have been billed; False: it certainly was not.
+        tokens_used: Certainly billed for earlier questions of the same call.
         retry_after_seconds: As the provider asked for; None: it did not.
     """
 
-    def __init__(self, message: str, *, sent: bool = True, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, sent: bool = True, tokens_used: int = 0, retry_after_seconds: float | None = None
+    ) -> None:
         """Keep whether it may have cost beside the text.
 
         Args:
             message: For people.
             sent: The call may have been billed; False: it certainly was not.
+            tokens_used: Certainly billed before.
             retry_after_seconds: As the provider asked for.
         """
         super().__init__(message)
         self.sent = sent
+        self.tokens_used = tokens_used
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -282,7 +287,7 @@ class CallDeferred(TransientError):
 
     Attributes:
         reason: That of the denial (`daily_limit` …), or `in_flight`, `ledger_busy`, `ledger_unavailable`,
-            `provider_refuses`.
+            `provider_refuses`, `provider_busy`.
     """
 
     def __init__(self, reason: str) -> None:

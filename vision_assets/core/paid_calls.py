@@ -145,7 +145,12 @@ class PaidCalls:
             await self.release(hold)
             raise
         except BaseException as error:
-            if not sent or (isinstance(error, ProviderUnavailable) and not error.sent):
+            if isinstance(error, ProviderUnavailable) and error.retry_after_seconds:
+                lasting = min(timedelta(seconds=error.retry_after_seconds), self.gate.hold_life)
+                self._close("provider_busy", lasting=lasting)
+            if isinstance(error, ProviderUnavailable) and error.tokens_used:
+                await self.settle(hold, error.tokens_used + (hold.estimated_tokens if error.sent else 0))
+            elif not sent or (isinstance(error, ProviderUnavailable) and not error.sent):
                 await self.release(hold)
             else:
                 await self._abandon(hold, error)

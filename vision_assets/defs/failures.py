@@ -41,8 +41,11 @@ def _leaves(error: Exception) -> Iterator[Exception]:
         yield error
 
 
-def raise_if_any(failures: Sequence[str]) -> None:
-    """Fail the step, retriable, when items of a batch failed for a passing reason; what is done stays done.
+def raise_if_any(failures: Sequence[str], *, hopeless: bool = False) -> None:
+    """Fail the step when items of a batch failed for reasons that are not their own; what is done stays done.
+
+    Args:
+        hopeless: One of the reasons will not pass by itself, so there is no retry.
 
     Raises:
         dg.Failure: Names the number and the first few.
@@ -52,5 +55,5 @@ def raise_if_any(failures: Sequence[str]) -> None:
             description=f"{len(failures)} items failed and stay to do; the others are done. "
             f"First: {'; '.join(failures[:EXAMPLES])}",
             metadata={"failed_items": len(failures)},
-            allow_retries=True,
+            allow_retries=not hopeless,
         )

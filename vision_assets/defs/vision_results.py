@@ -76,7 +76,7 @@ def vision_results(
             return report, identity, await _budget_of(tenant, gate)
 
     tenant, (report, provider, budget) = run_for_tenant(context, postgres, work)
-    raise_if_any(report.failures)
+    raise_if_any(report.failures, hopeless=report.hopeless)
     return dg.MaterializeResult(
         metadata={
             "tenant": tenant.name,
