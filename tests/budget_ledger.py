@@ -123,9 +123,6 @@ class MemoryBudget:
 
     async def sweep(self, *, now: datetime, tenant_id: TenantId | None = None) -> Swept:
         """See the Protocol."""
-        for hold, expired in list(self.holds.values()):
-            if expired and hold.expires_at < now - EXPIRED_KEPT:
-                del self.holds[hold.id]
         overdue = [
             hold
             for hold, expired in self.holds.values()
@@ -133,6 +130,9 @@ class MemoryBudget:
         ]
         for hold in overdue:
             self._expire(hold)
+        for hold, expired in list(self.holds.values()):
+            if expired and hold.expires_at < now - EXPIRED_KEPT:
+                del self.holds[hold.id]
         return Swept(len(overdue), sum(hold.estimated_tokens for hold in overdue))
 
     def _expire(self, hold: Hold) -> None:

@@ -139,12 +139,12 @@ class Oracle:
 
     def sweep(self, now: datetime, tenant: TenantId | None = None) -> list[Call]:
         """Let time take its toll."""
-        for call in self.calls:
-            if call.state == "expired" and call.expires_at < now - EXPIRED_KEPT:
-                call.state = "forgotten"
         overdue = [c for c in self.calls if c.state == "live" and c.expires_at <= now and tenant in (None, c.tenant)]
         for call in overdue:
             call.state = "expired"
+        for call in self.calls:
+            if call.state == "expired" and call.expires_at < now - EXPIRED_KEPT:
+                call.state = "forgotten"
         return overdue
 
 

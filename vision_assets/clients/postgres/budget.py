@@ -142,16 +142,15 @@ class PostgresBudget:
         """See the Protocol."""
         holds = tokens = 0
         async with self.database.connection() as connection:
-            await sql.forget_expired(connection, before=now - EXPIRED_KEPT)
-            while True:
-                overdue = [
-                    row async for row in sql.overdue(connection, now=now, tenant_id=tenant_id, row_limit=_SWEPT_AT_ONCE)
-                ]
-                if not overdue:
-                    return Swept(holds, tokens)
-                charged = await sql.expire(connection, ids=[row["id"] for row in overdue])
+            while overdue := [
+                row["id"]
+                async for row in sql.overdue(connection, now=now, tenant_id=tenant_id, row_limit=_SWEPT_AT_ONCE)
+            ]:
+                charged = await sql.expire(connection, ids=overdue)
                 holds += charged["holds"]
                 tokens += charged["tokens"]
+            await sql.forget_expired(connection, before=now - EXPIRED_KEPT)
+        return Swept(holds, tokens)
 
     async def lost(self, tenant_id: TenantId, *, since: datetime) -> Swept:
         """See the Protocol."""
