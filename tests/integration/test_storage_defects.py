@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
 from tests.faulty_s3 import faulty_s3
@@ -214,17 +215,32 @@ async def test_refused_and_failed_puts_count_nothing(world: World) -> None:
 
 
 @pytest.mark.parametrize("setting", ["lock_timeout", "statement_timeout"])
-async def test_waiting_too_long_is_no_reason_to_let_go(world: World, setting: str) -> None:
+async def test_waiting_too_long_is_no_reason_to_let_go(world: World, database: str, setting: str) -> None:
     """A check that has to wait too long for others fails; only a ledger that is down lets uploads go on."""
     tenant = await world.tenant("Waiting")
-    async with world.database.pool.acquire() as other, other.transaction():
+    other = await asyncpg.connect(database)
+    async with other.transaction(), asyncpg.create_pool(database, min_size=1, server_settings={setting: "200"}) as pool:
         await other.fetch("SELECT FROM tenant_storage_usage WHERE tenant_id = $1 FOR UPDATE", tenant.id)
-        name = await other.fetchval("SELECT current_database()")
-        await world.database.pool.execute(f'ALTER DATABASE "{name}" SET {setting} = 200')
-        await world.database.pool.expire_connections()
+        ledger = PostgresStorage(Database(pool, patience_seconds=60))
+        guard = QuotaGuardedStore(world.bucket, ledger, world.limits)
         with pytest.raises(DatabaseConflict):
-            await put(world, tenant, "a", 1)
+            await guard.put(tenant.id, f"crawl/{tenant.id}/a", b"1", content_type="crawl", mime="text/html")
+    await other.close()
     assert await world.keys() == {}
+
+
+@pytest.mark.slow
+async def test_a_frozen_process_does_not_stop_the_uploads(world: World) -> None:
+    """Whoever stops in the middle of a transaction, with the tenant's lock, loses his turn; the others go on."""
+    tenant = await world.tenant("Waiting")
+    async with world.database.pool.acquire() as frozen:
+        await frozen.execute("BEGIN")
+        await frozen.fetch("SELECT FROM tenant_storage_usage WHERE tenant_id = $1 FOR UPDATE", tenant.id)
+        async with asyncio.timeout(28):
+            await put(world, tenant, "a", 1)
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+            await frozen.execute("COMMIT")
+    assert len(await world.keys()) == 1
 
 
 async def test_a_bucket_that_does_not_exist_has_lost_nothing(world: World, parts: Settings) -> None:
