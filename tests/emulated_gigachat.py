@@ -11,7 +11,9 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+from pydantic import SecretStr
 
+from vision_assets.clients.gigachat_wire import GigaChatAccess
 from vision_assets.devstack.gigachat import BUSINESS, Options, create_server
 from vision_assets.devstack.gigachat_access import Account
 from vision_assets.devstack.gigachat_tls import CA_FILE
@@ -93,6 +95,19 @@ class EmulatedGigaChat:
         answer = self._control.post(self.auth_url, headers=headers, data={"scope": scope})
         assert answer.status_code == 200, answer.text
         return str(answer.json()["access_token"])
+
+    def access(self, *, read_seconds: float, deadline_seconds: float) -> GigaChatAccess:
+        """Give the project's client access with the business account; to connect it has five seconds."""
+        return GigaChatAccess(
+            credentials=SecretStr(BUSINESS.credentials),
+            scope="GIGACHAT_API_B2B",
+            base_url=self.base_url,
+            auth_url=self.auth_url,
+            ca_file=self.ca_file,
+            connect_seconds=5,
+            read_seconds=read_seconds,
+            deadline_seconds=deadline_seconds,
+        )
 
     def headers(self, tenant: str = "", account: Account = BUSINESS, scope: str = "GIGACHAT_API_B2B") -> dict[str, str]:
         """Give the headers of a tenant's calls, with a token."""

@@ -28,7 +28,6 @@ from vision_assets.core.errors import (
     VisionAssetsError,
 )
 from vision_assets.core.tenants import TenantId
-from vision_assets.devstack.gigachat import BUSINESS
 
 TENANT = TenantId(UUID(int=7))
 MODEL = "GigaChat-2-Max"
@@ -38,16 +37,7 @@ PICTURE = encoded(photo(320, 240))
 @pytest.fixture
 def access(gigachat: EmulatedGigaChat) -> GigaChatAccess:
     """Access to the emulated server, with short time-outs."""
-    return GigaChatAccess(
-        credentials=SecretStr(BUSINESS.credentials),
-        scope="GIGACHAT_API_B2B",
-        base_url=gigachat.base_url,
-        auth_url=gigachat.auth_url,
-        ca_file=gigachat.ca_file,
-        connect_seconds=5,
-        read_seconds=0.7,
-        deadline_seconds=8,
-    )
+    return gigachat.access(read_seconds=0.7, deadline_seconds=8)
 
 
 @pytest.fixture

@@ -8,21 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
 from tests.emulated_gigachat import EmulatedGigaChat
 from tests.pictures import photo
 from tests.world import World
 from vision_assets.clients.gigachat import GigaChat
 from vision_assets.clients.gigachat_vision import GigaChatVision
-from vision_assets.clients.gigachat_wire import GigaChatAccess
 from vision_assets.clients.postgres.budget import PostgresBudget
 from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.core.analysis import VisionPass, VisionReport
 from vision_assets.core.budget import Allowance, BudgetLimits, Window
 from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.tenants import Tenant
-from vision_assets.devstack.gigachat import BUSINESS
 
 PICTURES = 12
 
@@ -76,15 +73,7 @@ async def payer(tmp_path: Path, world: World, database: str, gigachat: EmulatedG
         photo(320, 240, seed=seed).save(tmp_path / f"{seed}.jpg")
     await world.load(tenant, tmp_path)
     await world.store_media(tenant)
-    access = GigaChatAccess(
-        credentials=SecretStr(BUSINESS.credentials),
-        scope="GIGACHAT_API_B2B",
-        base_url=gigachat.base_url,
-        auth_url=gigachat.auth_url,
-        ca_file=gigachat.ca_file,
-        read_seconds=2,
-        deadline_seconds=10,
-    )
+    access = gigachat.access(read_seconds=2, deadline_seconds=10)
     async with GigaChat.open(access) as api, PostgresBudget.open(database) as budget:
         yield Payer(world, tenant, api, budget, gigachat)
 

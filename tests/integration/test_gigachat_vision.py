@@ -6,17 +6,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from pydantic import SecretStr
 
 from tests.emulated_gigachat import EmulatedGigaChat
 from tests.pictures import encoded, photo, screenshot
 from vision_assets.clients.gigachat import GigaChat
 from vision_assets.clients.gigachat_vision import GigaChatVision
-from vision_assets.clients.gigachat_wire import GigaChatAccess
 from vision_assets.core.errors import AnswerRefused, InputRejected, ProviderUnavailable
 from vision_assets.core.prompts import Language
 from vision_assets.core.tenants import TenantId
-from vision_assets.devstack.gigachat import BUSINESS
 
 TENANT = TenantId(UUID(int=7))
 PICTURE = encoded(photo(320, 240))
@@ -25,15 +22,7 @@ PICTURE = encoded(photo(320, 240))
 @pytest.fixture
 async def vision(gigachat: EmulatedGigaChat) -> AsyncIterator[GigaChatVision]:
     """The provider of one tenant."""
-    access = GigaChatAccess(
-        credentials=SecretStr(BUSINESS.credentials),
-        scope="GIGACHAT_API_B2B",
-        base_url=gigachat.base_url,
-        auth_url=gigachat.auth_url,
-        ca_file=gigachat.ca_file,
-        read_seconds=5,
-        deadline_seconds=3,
-    )
+    access = gigachat.access(read_seconds=5, deadline_seconds=3)
     async with GigaChat.open(access) as api:
         yield GigaChatVision(api, TENANT, "GigaChat-2-Max")
 

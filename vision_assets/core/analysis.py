@@ -353,18 +353,13 @@ class VisionPass:
             return
         try:
             analysis = await paid.call(hold, lambda: self._content(medium), mime=medium.mime)
-        except AnswerRefused as error:
-            self.report.tokens += error.tokens_used
-            try:
-                await self._reject(medium, error)
-            finally:
-                await paid.settle(hold, error.tokens_used)
-            return
         except InputRejected as error:
+            billed_tokens = error.tokens_used if isinstance(error, AnswerRefused) else None
+            self.report.tokens += billed_tokens or 0
             try:
                 await self._reject(medium, error)
             finally:
-                await paid.release(hold)
+                await (paid.release(hold) if billed_tokens is None else paid.settle(hold, billed_tokens))
             return
         try:
             await self._keep_new(medium, analysis)

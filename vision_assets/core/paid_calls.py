@@ -144,16 +144,19 @@ class PaidCalls:
             self._close("provider_refuses", lasting=self.gate.hold_life, error_type=type(error).__name__)
             await self.release(hold)
             raise
-        except BaseException as error:
-            if isinstance(error, ProviderUnavailable) and error.retry_after_seconds:
+        except ProviderUnavailable as error:
+            if error.retry_after_seconds:
                 lasting = min(timedelta(seconds=error.retry_after_seconds), self.gate.hold_life)
                 self._close("provider_busy", lasting=lasting)
-            if isinstance(error, ProviderUnavailable) and error.tokens_used:
+            if error.tokens_used:
                 await self.settle(hold, error.tokens_used + (hold.estimated_tokens if error.sent else 0))
-            elif not sent or (isinstance(error, ProviderUnavailable) and not error.sent):
-                await self.release(hold)
-            else:
+            elif error.sent:
                 await self._abandon(hold, error)
+            else:
+                await self.release(hold)
+            raise
+        except BaseException as error:
+            await (self._abandon(hold, error) if sent else self.release(hold))
             if isinstance(error, TimeoutError):
                 raise ProviderUnavailable(f"{self.provider.name} did not answer in time", sent=sent) from error
             raise

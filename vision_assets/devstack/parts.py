@@ -77,38 +77,18 @@ def _qdrant_url(port: int) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def _qdrant_folder() -> Path:
-    return data_dir() / QDRANT
-
-
-def _start_qdrant() -> Child:
-    module = [sys.executable, "-m", "vision_assets.devstack.qdrant", "--dir", str(_qdrant_folder())]
-    return processes.ensure(
-        Program(
-            name=QDRANT,
-            command=lambda port: [*module, "--port", str(port)],
-            ready=lambda port: processes.answers(port, "/readyz"),
-        )
-    )
-
-
 def _gigachat_url(port: int) -> str:
     return f"https://127.0.0.1:{port}"
 
 
-def _gigachat_folder() -> Path:
-    return data_dir() / GIGACHAT
+def _folder(name: str) -> Path:
+    return data_dir() / name
 
 
-def _start_gigachat() -> Child:
-    module = [sys.executable, "-m", "vision_assets.devstack.gigachat", "--dir", str(_gigachat_folder())]
-    return processes.ensure(
-        Program(
-            name=GIGACHAT,
-            command=lambda port: [*module, "--port", str(port)],
-            ready=processes.accepts,
-        )
-    )
+def _start_module(name: str, ready: Callable[[int], bool]) -> Child:
+    """Start a part whose server is a module of this package, under its name."""
+    module = [sys.executable, "-m", f"vision_assets.devstack.{name}", "--dir", str(_folder(name))]
+    return processes.ensure(Program(name=name, command=lambda port: [*module, "--port", str(port)], ready=ready))
 
 
 _PARTS = (
@@ -120,14 +100,21 @@ _PARTS = (
         postgres.folder,
         lambda port: f"postgresql://{postgres.USER}:***@127.0.0.1:{port}/{postgres.DATABASE}",
     ),
-    _Part(s3.NAME, ("S3_ENDPOINT_URL", "AWS_ACCESS_KEY_ID"), s3.start, s3.end, lambda: data_dir() / s3.NAME, s3.url),
-    _Part(QDRANT, ("QDRANT_URL",), _start_qdrant, lambda: processes.stop(QDRANT), _qdrant_folder, _qdrant_url),
+    _Part(s3.NAME, ("S3_ENDPOINT_URL", "AWS_ACCESS_KEY_ID"), s3.start, s3.end, lambda: _folder(s3.NAME), s3.url),
+    _Part(
+        QDRANT,
+        ("QDRANT_URL",),
+        lambda: _start_module(QDRANT, lambda port: processes.answers(port, "/readyz")),
+        lambda: processes.stop(QDRANT),
+        lambda: _folder(QDRANT),
+        _qdrant_url,
+    ),
     _Part(
         GIGACHAT,
         ("GIGACHAT_CREDENTIALS",),
-        _start_gigachat,
+        lambda: _start_module(GIGACHAT, processes.accepts),
         lambda: processes.stop(GIGACHAT),
-        _gigachat_folder,
+        lambda: _folder(GIGACHAT),
         _gigachat_url,
         wanted=lambda: Settings().vision_provider == GIGACHAT,
     ),
@@ -230,7 +217,7 @@ def _write_endpoints() -> Endpoints:
             found["gigachat_scope"] = "GIGACHAT_API_B2B"
             found["gigachat_base_url"] = f"{_gigachat_url(child.port)}/api/v1"
             found["gigachat_auth_url"] = f"{_gigachat_url(child.port)}/api/v2/oauth"
-            found["gigachat_ca_file"] = str(_gigachat_folder() / CA_FILE)
+            found["gigachat_ca_file"] = str(_folder(GIGACHAT) / CA_FILE)
     if found:
         processes.write_atomically(endpoints_file(), json.dumps(found, indent=2))
     else:
