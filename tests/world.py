@@ -16,7 +16,7 @@ from vision_assets.clients.postgres.storage import PostgresStorage
 from vision_assets.clients.postgres.usage import PostgresReconciliation
 from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.clients.s3 import S3Bucket
-from vision_assets.core.analysis import VisionPass, VisionReport
+from vision_assets.core.analysis import VisionPass
 from vision_assets.core.enrichment import EnrichmentPass, EnrichmentReport
 from vision_assets.core.guarded_store import QuotaGuardedStore
 from vision_assets.core.importing import ImportReport, PostSource, import_posts
@@ -27,6 +27,7 @@ from vision_assets.core.reconcile import Reconciliation, ReconciliationReport
 from vision_assets.core.storage import ObjectStore
 from vision_assets.core.tenants import Tenant
 from vision_assets.core.vision import VisionProvider
+from vision_assets.core.vision_report import VisionReport
 from vision_assets.settings import Settings
 
 ROOMY = StorageLimits(

@@ -5,6 +5,7 @@ What is not here: budgets that run out (`test_budget.py`).
 
 import asyncio
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.world import World, open_world
 from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.core.budget import MAX_ATTEMPTS
 from vision_assets.core.tenants import Tenant
+from vision_assets.core.vision_ledger import ToDo
 from vision_assets.settings import Settings
 
 pytestmark = pytest.mark.chaos
@@ -50,11 +52,10 @@ async def store_pictures(world: World, folder: Path, name: str) -> Tenant:
 async def all_done(world: World, tenant: Tenant, workers: Crew, *, seconds: float, kills: int = 0) -> None:
     """Let the workers work until nobody finds anything to do and enough of them are dead."""
     provider: Any = PaidProvider
+    todo = ToDo(provider=provider, rules="whatever was decided", now=datetime.now(UTC), with_budget=True)
     ledger = PostgresVision(world.database)
     async with asyncio.timeout(seconds):
-        while workers.kills < kills or await ledger.unanalysed(
-            tenant.id, provider=provider, after=(-1, -1, ""), limit=1
-        ):
+        while workers.kills < kills or await ledger.count_unanalysed(tenant.id, todo):
             await workers.run(seconds=0.2)
             if workers.kills >= kills:
                 workers.deaths = None

@@ -21,8 +21,8 @@ from vision_assets.clients.postgres.budget import PostgresBudget
 from vision_assets.clients.postgres.storage import PostgresStorage
 from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.clients.s3 import S3Bucket
-from vision_assets.core.analysis import Medium, VisionLedger, VisionPass, VisionReport
-from vision_assets.core.budget import HOLD_LIFE, MAX_ATTEMPTS, Allowance, BudgetLimits, Hold, Window
+from vision_assets.core.analysis import MAX_CHARGED_ATTEMPTS, VisionPass
+from vision_assets.core.budget import HOLD_LIFE, Allowance, BudgetLimits, Hold, Window
 from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.errors import (
     AnswerRefused,
@@ -35,6 +35,8 @@ from vision_assets.core.guarded_store import QuotaGuardedStore
 from vision_assets.core.storage import ObjectStore
 from vision_assets.core.tenants import Tenant, TenantId
 from vision_assets.core.vision import VisionProvider
+from vision_assets.core.vision_ledger import Medium, VisionLedger
+from vision_assets.core.vision_report import VisionReport
 from vision_assets.settings import Settings
 
 ROOM = BudgetLimits(tenant={"day": Allowance(1_000_000), "calls": Allowance(requests=3)})
@@ -107,6 +109,10 @@ class Bench:
     async def day(self) -> Window:
         """The tenant's day."""
         return next(w for w in await (await self.gate()).windows(self.tenant.id) if w.key.period == "day")
+
+    async def wait_until_due(self) -> None:
+        """Let the time come of whatever was deferred."""
+        await self.world.database.pool.execute("UPDATE vision_decisions SET due_at = now()")
 
     async def rows(self, query: str) -> list[tuple[object, ...]]:
         """Ask the database."""
@@ -192,22 +198,58 @@ async def test_a_picture_that_kills_its_workers_is_given_up(bench: Bench) -> Non
     assert (await bench.day()).phantom_tokens == 3 * 1792
 
 
-async def test_an_outage_of_the_provider_gives_no_picture_up(bench: Bench) -> None:
-    """Calls that fail before our eyes are charged and made again, however often; then every picture gets a result."""
+async def test_calls_that_are_charged_in_vain_come_ever_more_seldom(bench: Bench) -> None:
+    """A picture whose call was charged in vain rests, longer each time; when the provider is back it is done."""
 
     async def fail() -> None:
-        raise ProviderUnavailable("502")
+        raise ProviderUnavailable("no answer in time")
 
     bench.provider.thinking = fail
-    for _ in range(MAX_ATTEMPTS + 1):
+    due_in = "SELECT DISTINCT attempts, ceil(extract(epoch FROM due_at - decided_at) / 60)::int FROM vision_decisions"
+    for attempts, minutes in ((1, 1), (2, 4), (3, 16)):
         report = await bench.analyse()
-        assert (len(report.failures), report.deferred) == (6, {})
-    charged = (await bench.day()).used_tokens
-    assert charged == 6 * (MAX_ATTEMPTS + 1) * 1792
+        assert (report.failures, report.deferred) == ([], {"provider_failed": 6})
+        assert await bench.rows(due_in) == [(attempts, minutes)]
+        assert (await bench.analyse()).deferred == {}, "none is due yet"
+        await bench.wait_until_due()
+    assert (await bench.day()).used_tokens == 3 * 6 * 1792
     bench.provider.thinking = at_once
     report = await bench.analyse()
-    assert (report.analyses, report.reasons) == (6, {})
-    assert (await bench.day()).used_tokens == charged + 6 * 700
+    assert (report.analyses, report.reasons, report.deferred) == (6, {}, {})
+    assert await bench.rows("SELECT * FROM vision_decisions") == []
+
+
+async def test_a_picture_that_always_fails_is_given_up(bench: Bench) -> None:
+    """A picture that never gets an answer costs eight calls, and is a dead letter then; the others are done at once."""
+
+    async def fail_for_one() -> None:
+        if bench.provider.calls[-1] == bench.sha256s[0]:
+            raise ProviderUnavailable("no answer in time")
+
+    bench.provider.thinking = fail_for_one
+    bench.limits = BudgetLimits(tenant={"calls": Allowance(requests=1)})
+    for _ in range(MAX_CHARGED_ATTEMPTS + 1):
+        await bench.analyse()
+        await bench.wait_until_due()
+    assert bench.provider.calls.count(bench.sha256s[0]) == MAX_CHARGED_ATTEMPTS == 8
+    assert len(bench.provider.calls) == MAX_CHARGED_ATTEMPTS + 5
+    letters = await bench.rows("SELECT item, reason FROM dead_letters WHERE resolved_at IS NULL")
+    assert letters == [(bench.sha256s[0], "provider_failed")]
+
+
+async def test_an_outage_gives_no_picture_up(bench: Bench) -> None:
+    """What was certainly not billed is charged to nobody and fails the run, and the next one tries again."""
+
+    async def fail() -> None:
+        raise ProviderUnavailable("502", sent=False)
+
+    bench.provider.thinking = fail
+    for _ in range(MAX_CHARGED_ATTEMPTS + 1):
+        report = await bench.analyse()
+        assert (len(report.failures), report.deferred) == (6, {})
+    assert (await bench.day()).used_tokens == 0
+    bench.provider.thinking = at_once
+    assert (await bench.analyse()).analyses == 6
 
 
 async def test_a_refusal_is_paid_for_once(bench: Bench) -> None:

@@ -1,19 +1,19 @@
 """How a stored picture gets its result: the exact one in S3, else a near-duplicate's, else the provider's.
 
-What is not here: what counts as the same picture (`neighbours.py`), what a result is (`vision.py`), and the budget of a
-provider that costs (`paid_calls.py`).
+What is not here: what counts as the same picture (`neighbours.py`, `reuse.py`), what a result is (`vision.py`), which
+pictures are looked at (`policy.py`), and the budget of a provider that costs (`paid_calls.py`).
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Protocol
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Literal
 
 import structlog
 
-from vision_assets.core.budget import Hold, TokenEstimate
+from vision_assets.core.budget import Hold
 from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.errors import (
     AnswerRefused,
@@ -23,189 +23,48 @@ from vision_assets.core.errors import (
     InputRejected,
     MediaMissing,
     PermanentError,
+    ProviderUnavailable,
     QuotaExceeded,
     StorageBusy,
     StorageUnavailable,
 )
 from vision_assets.core.guarded_store import QuotaGuardedStore
-from vision_assets.core.neighbours import Fingerprint, distance_bits, same_picture
+from vision_assets.core.neighbours import distance_bits
 from vision_assets.core.paid_calls import WAITS_SECONDS, PaidCalls
+from vision_assets.core.policy import Decision, VisionPolicy, decide, rules_fingerprint
+from vision_assets.core.reuse import Neighbour, choose_donor
 from vision_assets.core.storage import ObjectStore
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import (
     SCHEMA_VERSION,
     Analysis,
-    Kind,
     Provenance,
     VisionProvider,
     VisionResult,
     vision_key,
 )
+from vision_assets.core.vision_ledger import Decided, Medium, ToDo, VisionLedger
+from vision_assets.core.vision_report import VisionReport
 
 log = structlog.get_logger(__name__)
 
 PAGE_SIZE = 200
-THUMBNAILS_KEPT = 24
+
+GIVE_UP_AFTER = 50
+"""Pictures in succession whose work fails by a fault that is not theirs: something is down for all of them."""
+
+MAX_CHARGED_ATTEMPTS = 8
+"""Calls about one picture that are charged and bring no answer; then it is given up."""
+
+_UNDER_WAY_PER_CALL = 4
+_CONTENTS_PER_CALL = 2
+_FIRST_PAUSE = timedelta(minutes=1)
+_LONGEST_PAUSE = timedelta(hours=6)
 
 
-@dataclass(frozen=True, slots=True)
-class Medium:
-    """A stored picture that has no result of this provider at this fingerprint, or none in S3.
-
-    Attributes:
-        order: Of first appearance: (post_seq, position). Donors come earlier, so a repeated run decides alike.
-        fingerprint: None when its hash is absent or must not be matched.
-        kept: Its result of this provider at this fingerprint, which the quota has kept out of S3 so far.
-    """
-
-    sha256: str
-    mime: str
-    s3_key: str
-    order: tuple[int, int]
-    fingerprint: Fingerprint | None
-    kept: VisionResult | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbour:
-    """An earlier picture of the same tenant whose hash is near.
-
-    Attributes:
-        result: Its own result of this provider at this fingerprint; None while it has none.
-    """
-
-    sha256: str
-    order: tuple[int, int]
-    fingerprint: Fingerprint
-    result: VisionResult | None
-
-
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """One picture for the report: its thumbnail and what was said of it."""
-
-    sha256: str
-    thumbnail: bytes | None
-    width: int
-    height: int
-    kind: Kind
-    labels: tuple[str, ...]
-    method: str
-
-
-@dataclass(slots=True)
-class VisionReport:
-    """What a pass did.
-
-    Attributes:
-        methods: Results by how they came: `new`, `cache_hit`, `near_duplicate`.
-        statuses: Results by status: `ok`, `partial`, `error`.
-        kinds: Results by kind of picture.
-        deferred: Calls that the budget did not let through, by reason; the pictures stay to do.
-        estimate: What a call was held at; None: calls cost nothing, or the ledger could not be reached.
-        failures: Faults that are no picture's own; the pictures stay to do.
-        hopeless: One of them will not pass by itself.
-    """
-
-    methods: Counter[str] = field(default_factory=Counter)
-    statuses: Counter[str] = field(default_factory=Counter)
-    kinds: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    deferred: Counter[str] = field(default_factory=Counter)
-    estimate: TokenEstimate | None = None
-    analyses: int = 0
-    puts: int = 0
-    put_bytes: int = 0
-    tokens: int = 0
-    failures: list[str] = field(default_factory=list)
-    hopeless: bool = False
-    looked: list[Looked] = field(default_factory=list)
-
-
-class VisionLedger(Protocol):
-    """The registry of results."""
-
-    async def count_unanalysed(self, tenant_id: TenantId, *, provider: VisionProvider) -> int:
-        """Count the pictures that are to do, for the progress."""
-        ...
-
-    async def unanalysed(
-        self, tenant_id: TenantId, *, provider: VisionProvider, after: tuple[int, int, str], limit: int
-    ) -> Sequence[Medium]:
-        """List pictures without a result of this provider at this fingerprint in S3, after (order, sha256)."""
-        ...
-
-    async def earlier_neighbours(
-        self, tenant_id: TenantId, medium: Medium, *, provider: VisionProvider
-    ) -> Sequence[Neighbour]:
-        """List this tenant's pictures within the radius that appeared earlier, nearest first, and may be donors."""
-        ...
-
-    async def record_result(
-        self,
-        tenant_id: TenantId,
-        result: VisionResult,
-        *,
-        how: str,
-        s3_key: str | None,
-        s3_bytes: int | None,
-        reason: str | None,
-    ) -> None:
-        """Write a result.
-
-        Args:
-            how: What this pass did for it, for the counters: `new`, `cache_hit` or `near_duplicate`.
-            s3_key: None when the quota kept it out of S3; `reason` says so.
-        """
-        ...
-
-    async def record_error(
-        self, tenant_id: TenantId, medium: Medium, error: InputRejected, *, provider: VisionProvider
-    ) -> None:
-        """Write that a picture can never be analysed, with its dead letter."""
-        ...
-
-    async def record_object_lost(self, tenant_id: TenantId, sha256: str, error: MediaMissing, *, stage: str) -> None:
-        """Forget a picture whose object is gone from S3, so that its references are to do again."""
-        ...
-
-    async def is_analysed(self, tenant_id: TenantId, sha256: str, *, provider: VisionProvider) -> bool:
-        """Tell whether there is a result, or an error, of this provider at this fingerprint."""
-        ...
-
-    async def record_deferred(self, tenant_id: TenantId, reasons: Mapping[str, int]) -> None:
-        """Count calls that the budget did not let through."""
-        ...
-
-
-def may_be_donor(analysis: Analysis) -> bool:
-    """Decide whether a result may be given to a copy of its picture.
-
-    Digits in a text (a price, a date, a clock) may differ where pictures look alike, so such a result stays its own.
-    Without OCR nothing is known of the text: then only photographs are reused.
-    """
-    if analysis.ocr.status == "ok":
-        return not any(character.isdigit() for character in analysis.ocr.text or "")
-    return analysis.ocr.status == "unavailable" and analysis.classification.kind is Kind.PHOTO
-
-
-def choose_donor(medium: Medium, neighbours: Sequence[Neighbour]) -> Neighbour | None:
-    """Choose the earlier picture whose result the medium may take: the nearest, then the earliest.
-
-    A donor's result is its own (no chains of reuse), and the two must be the same picture.
-    """
-    own = medium.fingerprint
-    if own is None:
-        return None
-    donors = [
-        neighbour
-        for neighbour in neighbours
-        if neighbour.result is not None
-        and neighbour.result.provenance.method == "new"
-        and may_be_donor(neighbour.result.analysis)
-        and same_picture(own, neighbour.fingerprint)
-    ]
-    return min(donors, key=lambda n: (distance_bits(own.phash, n.fingerprint.phash), n.order), default=None)
+def pause_after(attempts: int) -> timedelta:
+    """Tell how long a picture waits after so many calls that were charged and brought no answer."""
+    return min(_FIRST_PAUSE * 4.0 ** (attempts - 1), _LONGEST_PAUSE)
 
 
 @dataclass(slots=True)
@@ -213,8 +72,10 @@ class VisionPass:
     """One pass over a tenant's pictures.
 
     Attributes:
+        policy: Which pictures are looked at, and how far.
         gate: Before calls that cost; None will do for a provider whose calls cost nothing.
-        concurrency: Pictures fetched and given to the provider at once.
+        local: Reads texts at no cost where the policy asks for no more; None: those pictures wait for the budget.
+        concurrency: Calls to the provider at once.
         on_progress: Called with the number of pictures done since the last call.
     """
 
@@ -223,15 +84,23 @@ class VisionPass:
     store: ObjectStore
     quota: QuotaGuardedStore
     ledger: VisionLedger
+    policy: VisionPolicy = field(default_factory=VisionPolicy)
     gate: BudgetGate | None = None
+    local: VisionProvider | None = None
     concurrency: int = 2
     on_progress: Callable[[int], None] = lambda _: None
     report: VisionReport = field(default_factory=VisionReport)
     _calls: asyncio.Semaphore = field(init=False)
+    _contents: asyncio.Semaphore = field(init=False)
     _paid: PaidCalls | None = field(init=False, default=None)
+    _todo: ToDo | None = field(init=False, default=None)
+    _under_way: dict[str, asyncio.Task[None]] = field(init=False, default_factory=dict)
+    _decided: list[Decided] = field(init=False, default_factory=list)
+    _failed_in_succession: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self._calls = asyncio.Semaphore(self.concurrency)
+        self._contents = asyncio.Semaphore(self.concurrency * _CONTENTS_PER_CALL)
         if self.provider.estimated_tokens:
             if self.gate is None:
                 raise ConfigurationError(
@@ -239,49 +108,79 @@ class VisionPass:
                 )
             self._paid = PaidCalls(self.gate, self.tenant_id, self.provider)
 
-    async def analyse_media(self) -> VisionReport:
-        """Give every picture that has none a result of this provider.
+    async def count(self) -> int:
+        """Count the pictures that are to do, for the progress."""
+        return await self.ledger.count_unanalysed(self.tenant_id, await self._begin())
 
-        A bad picture becomes a dead letter; a transient fault leaves its picture to do and is reported. When a whole
-        page fails, something is down for all of them, and the pass ends. What the budget does not let through stays to
-        do too, while cached and reused results go on.
+    async def analyse_media(self) -> VisionReport:
+        """Give every picture that is to do a result of this provider, or decide why it gets none.
+
+        A bad picture becomes a dead letter; a transient fault leaves its picture to do and is reported. When one after
+        the other fails, something is down for all of them, and the pass ends. What the budget does not let through is
+        deferred, while cached and reused results go on.
         """
-        if self._paid is not None:
-            await self._paid.begin()
-        after = (-1, -1, "")
-        while page := await self.ledger.unanalysed(
-            self.tenant_id, provider=self.provider, after=after, limit=PAGE_SIZE
-        ):
-            after = (*page[-1].order, page[-1].sha256)
-            failed_before = len(self.report.failures)
-            under_way: dict[str, asyncio.Task[None]] = {}
-            async with asyncio.TaskGroup() as group:
-                for medium in page:
-                    # A task waits only for pictures that appeared earlier, so never in a circle.
-                    under_way[medium.sha256] = group.create_task(self._one(medium, under_way))
-            if len(self.report.failures) - failed_before == len(page):
-                break
-        if self.report.deferred:
-            await self.ledger.record_deferred(self.tenant_id, self.report.deferred)
+        todo = await self._begin()
+        room = asyncio.Semaphore(self.concurrency * _UNDER_WAY_PER_CALL)
+        async with asyncio.TaskGroup() as group:
+            async for medium in self._media(todo):
+                await room.acquire()
+                # A task waits only for pictures that appeared earlier, so never in a circle.
+                task = group.create_task(self._one(medium))
+                self._under_way[medium.sha256] = task
+                task.add_done_callback(partial(self._ended, medium.sha256, room))
+        await self._write_decisions(todo)
+        await self.ledger.record_tally(self.tenant_id, verdicts=self.report.decisions, blocks=self.report.deferred)
         self.report.estimate = self._paid.estimate if self._paid else None
         return self.report
 
-    async def _one(self, medium: Medium, under_way: dict[str, asyncio.Task[None]]) -> None:
+    def _ended(self, sha256: str, room: asyncio.Semaphore, _: asyncio.Task[None]) -> None:
+        del self._under_way[sha256]
+        room.release()
+
+    async def _begin(self) -> ToDo:
+        """Ask the budget, once a pass, and tell what is to do."""
+        if self._todo is None:
+            self._todo = ToDo(
+                provider=self.provider,
+                rules=rules_fingerprint(self.policy, calls_cost=self._paid is not None),
+                with_budget=self._paid is None or await self._paid.begin(),
+                now=datetime.now(UTC),
+            )
+        return self._todo
+
+    async def _media(self, todo: ToDo) -> AsyncIterator[Medium]:
+        after = (-1, -1, "")
+        while page := await self.ledger.unanalysed(self.tenant_id, todo, after=after, limit=PAGE_SIZE):
+            after = (*page[-1].order, page[-1].sha256)
+            for medium in page:
+                if self._failed_in_succession >= GIVE_UP_AFTER:
+                    return
+                yield medium
+            await self._write_decisions(todo)
+
+    async def _write_decisions(self, todo: ToDo) -> None:
+        """Write what was decided since the last time; of a pass that is killed before, it is decided again."""
+        decided, self._decided = self._decided, []
+        if decided:
+            await self.ledger.record_decisions(self.tenant_id, decided, todo=todo)
+
+    async def _one(self, medium: Medium) -> None:
         with structlog.contextvars.bound_contextvars(sha256=medium.sha256):
             try:
-                await self._settled(medium, under_way)
+                await self._settled(medium)
             except Exception as error:
                 log.exception("vision.failed", error_type=type(error).__name__)
+                self._failed_in_succession += 1
                 self.report.hopeless |= isinstance(error, PermanentError)
                 self.report.failures.append(f"{medium.sha256}: {type(error).__name__}: {error}")
+            else:
+                self._failed_in_succession = 0
             finally:
                 self.on_progress(1)
 
-    async def _settled(self, medium: Medium, under_way: dict[str, asyncio.Task[None]]) -> None:
+    async def _settled(self, medium: Medium) -> None:
         try:
-            await self._result_of(medium, under_way)
-        except CallDeferred as error:
-            self.report.deferred[error.reason] += 1
+            await self._result_of(medium)
         except InputRejected as error:
             await self._reject(medium, error)
 
@@ -295,29 +194,119 @@ class VisionPass:
             self.report.statuses["error"] += 1
             await self.ledger.record_error(self.tenant_id, medium, error, provider=self.provider)
 
-    async def _result_of(self, medium: Medium, under_way: dict[str, asyncio.Task[None]]) -> None:
+    async def _result_of(self, medium: Medium) -> None:
         if medium.kept is not None:
             await self._put(medium, medium.kept, how="cache_hit")
             return
         if await self._take_from_cache(medium):
             return
-        neighbours: Sequence[Neighbour] = ()
-        if medium.fingerprint is not None:
-            neighbours = await self.ledger.earlier_neighbours(self.tenant_id, medium, provider=self.provider)
-            if waiting := [under_way[n.sha256] for n in neighbours if n.result is None and n.sha256 in under_way]:
-                await asyncio.wait(waiting)
-                neighbours = await self.ledger.earlier_neighbours(self.tenant_id, medium, provider=self.provider)
-        donor = choose_donor(medium, neighbours)
+        donor = choose_donor(medium.fingerprint, await self._neighbours(medium))
         if donor is not None and donor.result is not None:
             log.info("vision.near_duplicate", donor_sha256=donor.sha256)
             await self._keep(medium, donor.result.analysis, donor=donor)
             return
-        if self._paid is None:
+        decision = self._decide(medium, quota_exhausted=False)
+        if decision.verdict == "skip":
+            self._tell(decision)
+            self.report.reasons[decision.reason] += 1
+            self._decided.append(Decided(medium, "skip", decision.reason, decision.message))
+        elif decision.verdict == "ocr_only" and self.local is not None:
+            await self._read_text(medium, decision, self.local)
+        elif self._paid is None:
+            self._tell(decision)
             async with self._calls:
                 analysis = await self.provider.analyze(await self._content(medium), mime=medium.mime)
             await self._keep_new(medium, analysis)
         else:
-            await self._pay(medium, self._paid)
+            await self._pay_or_wait(medium, decision, self._paid)
+
+    async def _pay_or_wait(self, medium: Medium, decision: Decision, paid: PaidCalls) -> None:
+        try:
+            async with self._contents:
+                paid.check()
+                await self._pay(medium, await self._content(medium), paid)
+        except CallDeferred as error:
+            await self._deferred(medium, error)
+        except ProviderUnavailable as error:
+            if not (error.sent or error.tokens_used):
+                raise
+            await self._charged_in_vain(medium, error)
+        else:
+            self._tell(decision)
+
+    async def _neighbours(self, medium: Medium) -> Sequence[Neighbour]:
+        """List earlier pictures that look alike, when those that are under way have their results."""
+        if medium.fingerprint is None:
+            return ()
+        # Of now: one that ends while the neighbours are read has no result there, and is waited for.
+        under_way = dict(self._under_way)
+        found = await self.ledger.earlier_neighbours(self.tenant_id, medium, provider=self.provider)
+        waiting = [under_way[n.sha256] for n in found if n.result is None and n.sha256 in under_way]
+        if not waiting:
+            return found
+        await asyncio.wait(waiting)
+        return await self.ledger.earlier_neighbours(self.tenant_id, medium, provider=self.provider)
+
+    def _decide(self, medium: Medium, *, quota_exhausted: bool) -> Decision:
+        return decide(
+            self.policy,
+            medium.sha256,
+            medium.posts,
+            quota_exhausted=quota_exhausted,
+            calls_cost=self._paid is not None,
+        )
+
+    def _tell(self, decision: Decision) -> None:
+        self.report.decisions[decision.verdict, decision.reason] += 1
+
+    async def _deferred(self, medium: Medium, error: CallDeferred) -> None:
+        """Let a picture wait, or read its text meanwhile if the budget is exhausted and the policy says so."""
+        self.report.deferred[error.reason] += 1
+        if error.until is None:
+            return  # the next run may try again
+        decision = self._decide(medium, quota_exhausted=True)
+        if decision.verdict == "ocr_only" and self.local is not None:
+            await self._read_text(medium, decision, self.local, until=error.until)
+            return
+        self._tell(decision)
+        message = f"{error}: {decision.message}"
+        self._decided.append(
+            Decided(medium, "defer", error.reason, message, due_at=error.until, attempts=medium.attempts)
+        )
+
+    async def _charged_in_vain(self, medium: Medium, error: ProviderUnavailable) -> None:
+        """Let a picture rest whose call was charged and brought no answer, longer each time; in the end it is given up.
+
+        Raises:
+            InputRejected: It was the last attempt.
+        """
+        attempts = medium.attempts + 1
+        message = f"Call {attempts} of {MAX_CHARGED_ATTEMPTS} was charged and brought no answer: {error}"
+        if attempts >= MAX_CHARGED_ATTEMPTS:
+            raise InputRejected("provider_failed", message) from error
+        log.warning("vision.charged_in_vain", attempts=attempts, error_type=type(error).__name__, exc_info=error)
+        self.report.deferred["provider_failed"] += 1
+        due_at = datetime.now(UTC) + pause_after(attempts)
+        self._decided.append(Decided(medium, "defer", "provider_failed", message, due_at=due_at, attempts=attempts))
+
+    async def _read_text(
+        self, medium: Medium, decision: Decision, local: VisionProvider, *, until: datetime | None = None
+    ) -> None:
+        """Have a picture looked at by the local provider, at no cost; that stands for no answer of the provider itself.
+
+        Args:
+            until: When the provider is to look at it after all; None: not as long as the rules are these.
+        """
+        self._tell(decision)
+        if not medium.has_fallback:
+            async with self._calls:
+                analysis = await local.analyze(await self._content(medium), mime=medium.mime)
+            result = self._result(medium, analysis, provider=local, method="fallback", reason="fallback")
+            await self.ledger.record_fallback(self.tenant_id, result, provider=self.provider, reason=decision.reason)
+            self.report.count(medium, result, method="fallback")
+        self._decided.append(
+            Decided(medium, "ocr_only", decision.reason, decision.message, due_at=until, attempts=medium.attempts)
+        )
 
     async def _content(self, medium: Medium) -> bytes:
         content = await self.store.get(medium.s3_key)
@@ -325,12 +314,12 @@ class VisionPass:
             raise MediaMissing(f"{medium.s3_key} is not in S3 any more; the next run stores it again from its source")
         return content
 
-    async def _pay(self, medium: Medium, paid: PaidCalls) -> None:
+    async def _pay(self, medium: Medium, content: bytes, paid: PaidCalls) -> None:
         """Have a picture looked at for tokens, unless somebody else does or has done just now."""
         for wait_seconds in (*WAITS_SECONDS, None):
             try:
                 async with self._calls:
-                    await self._pay_under(await paid.hold(medium.sha256), medium, paid)
+                    await self._pay_under(await paid.hold(medium.sha256), medium, content, paid)
                 return
             except CallInFlight as error:
                 if wait_seconds is None:
@@ -339,7 +328,7 @@ class VisionPass:
             if await self._take_from_cache(medium):
                 return
 
-    async def _pay_under(self, hold: Hold, medium: Medium, paid: PaidCalls) -> None:
+    async def _pay_under(self, hold: Hold, medium: Medium, content: bytes, paid: PaidCalls) -> None:
         # Who held this call before us has settled it after writing what came of it, so that is to be seen now.
         try:
             done = await self._take_from_cache(medium) or await self.ledger.is_analysed(
@@ -352,7 +341,7 @@ class VisionPass:
             await paid.release(hold)
             return
         try:
-            analysis = await paid.call(hold, lambda: self._content(medium), mime=medium.mime)
+            analysis = await paid.call(hold, content, mime=medium.mime)
         except InputRejected as error:
             billed_tokens = error.tokens_used if isinstance(error, AnswerRefused) else None
             self.report.tokens += billed_tokens or 0
@@ -389,34 +378,55 @@ class VisionPass:
         await self.ledger.record_result(
             self.tenant_id, result, how="cache_hit", s3_key=key, s3_bytes=len(body), reason=None
         )
-        self._count(medium, result, method="cache_hit")
+        self.report.count(medium, result, method="cache_hit")
         return True
 
     async def _keep(self, medium: Medium, analysis: Analysis, *, donor: Neighbour | None = None) -> None:
         own = medium.fingerprint
-        if donor is not None and own is not None:
-            # The picture's own size; everything else is the donor's.
-            measured = analysis.measurement.model_copy(update={"width": own.width, "height": own.height})
-            analysis = analysis.model_copy(
-                update={"measurement": measured, "tokens_used": 0, "cost_microunits": 0, "file_id": None}
-            )
-        result = VisionResult(
+        if donor is None or own is None:
+            await self._put(medium, self._result(medium, analysis), how="new")
+            return
+        # The picture's own size; everything else is the donor's.
+        measured = analysis.measurement.model_copy(update={"width": own.width, "height": own.height})
+        analysis = analysis.model_copy(
+            update={"measurement": measured, "tokens_used": 0, "cost_microunits": 0, "file_id": None}
+        )
+        result = self._result(medium, analysis, method="near_duplicate", reason="cache_hit", donor=donor)
+        await self._put(medium, result, how="near_duplicate")
+
+    def _result(
+        self,
+        medium: Medium,
+        analysis: Analysis,
+        *,
+        provider: VisionProvider | None = None,
+        method: Literal["new", "near_duplicate", "fallback"] = "new",
+        reason: Literal["new", "cache_hit", "fallback"] = "new",
+        donor: Neighbour | None = None,
+    ) -> VisionResult:
+        """Put an answer under the picture's name.
+
+        Args:
+            provider: Who gave it; None: the provider of this pass.
+        """
+        provider = provider or self.provider
+        own = medium.fingerprint
+        return VisionResult(
             sha256=medium.sha256,
             tenant_id=str(self.tenant_id),
             media_s3_key=medium.s3_key,
             analysis=analysis,
             provenance=Provenance(
-                provider=self.provider.name,
-                model=self.provider.model,
-                fingerprint=self.provider.fingerprint,
-                method="new" if donor is None else "near_duplicate",
+                provider=provider.name,
+                model=provider.model,
+                fingerprint=provider.fingerprint,
+                method=method,
                 donor_sha256=donor.sha256 if donor else None,
                 distance_bits=distance_bits(own.phash, donor.fingerprint.phash) if donor and own else None,
             ),
-            analysis_reason="new" if donor is None else "cache_hit",
+            analysis_reason=reason,
             analyzed_at=datetime.now(UTC),
         )
-        await self._put(medium, result, how=result.provenance.method)
 
     async def _put(self, medium: Medium, result: VisionResult, *, how: str) -> None:
         key: str | None = self._key(medium)
@@ -439,7 +449,7 @@ class VisionPass:
         )
         if fault is not None:
             raise fault
-        self._count(medium, result, method=how)
+        self.report.count(medium, result, method=how)
 
     def _key(self, medium: Medium) -> str:
         return vision_key(
@@ -449,22 +459,3 @@ class VisionPass:
             model=self.provider.model,
             schema_version=SCHEMA_VERSION,
         )
-
-    def _count(self, medium: Medium, result: VisionResult, *, method: str) -> None:
-        kind = result.analysis.classification.kind
-        self.report.methods[method] += 1
-        self.report.statuses[result.analysis.status] += 1
-        self.report.kinds[kind] += 1
-        if len(self.report.looked) < THUMBNAILS_KEPT:
-            measurement = result.analysis.measurement
-            self.report.looked.append(
-                Looked(
-                    sha256=medium.sha256,
-                    thumbnail=medium.fingerprint.thumbnail if medium.fingerprint else None,
-                    width=measurement.width,
-                    height=measurement.height,
-                    kind=kind,
-                    labels=tuple(result.analysis.labels),
-                    method=method,
-                )
-            )

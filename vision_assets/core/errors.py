@@ -288,13 +288,17 @@ class CallDeferred(TransientError):
     Attributes:
         reason: That of the denial (`daily_limit` …), or `in_flight`, `ledger_busy`, `ledger_unavailable`,
             `provider_refuses`, `provider_busy`.
+        until: Aware UTC: the budget is exhausted, and is reset then. None: the next run may try again.
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, until: datetime | None = None) -> None:
         """Keep the code beside the text.
 
         Args:
             reason: That of the denial (`daily_limit` …), or another one as above.
+            until: Aware UTC; of an exhausted budget.
         """
-        super().__init__(f"The call is made later ({reason}).")
+        when = "later" if until is None else f"at {until:%Y-%m-%d %H:%M} UTC"
+        super().__init__(f"The call is made {when} ({reason}).")
         self.reason = reason
+        self.until = until

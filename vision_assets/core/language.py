@@ -5,7 +5,7 @@ What is not here: what follows from it (`policy.py`), and words and stems for th
 
 import re
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
@@ -24,6 +24,7 @@ _ADDRESSES = re.compile(
 _TAGS = re.compile(r"[@#]\w+")
 
 
+@lru_cache(maxsize=1024)  # pictures of one post come one after the other
 def language_of(text: str) -> str | None:
     """Tell the language of a post by its ISO 639-1 code.
 

@@ -5,7 +5,6 @@ What is not here: the gate itself (`budget_gate.py`), and what comes before a ca
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -35,6 +34,20 @@ WAITS_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 _VERDICT_HOLDS = timedelta(seconds=30)
 
 
+@dataclass(frozen=True, slots=True)
+class _Closed:
+    """No call is tried for a while.
+
+    Attributes:
+        until: When the next one is.
+        reset_at: Of the exhausted budget; None: it is something else.
+    """
+
+    reason: str
+    until: datetime
+    reset_at: datetime | None = None
+
+
 @dataclass(slots=True)
 class PaidCalls:
     """What one pass spends.
@@ -47,11 +60,15 @@ class PaidCalls:
     tenant_id: TenantId
     provider: VisionProvider
     estimate: TokenEstimate | None = None
-    _closed: tuple[str, datetime] | None = None
+    _closed: _Closed | None = None
     _granted: int = 0
 
-    async def begin(self) -> None:
-        """Ask once before the pass: without room or ledger, no call is tried for a while, and what is free goes on."""
+    async def begin(self) -> bool:
+        """Ask once before the pass: without room or ledger, no call is tried for a while, and what is free goes on.
+
+        Returns:
+            Whether the budget has room for a call.
+        """
         try:
             await self.gate.sweep(self.tenant_id)
             found = await self.gate.check_budget(self.tenant_id, await self._learn())
@@ -60,8 +77,21 @@ class PaidCalls:
         except TransientError as error:
             self._unreachable(error)
         else:
-            if found.reason is not None:
-                self._close(found.reason, remaining_tokens=found.remaining_tokens, reset_at=str(found.reset_at))
+            if found.reason is None:
+                return True
+            self._exhausted(found.reason, remaining_tokens=found.remaining_tokens, reset_at=found.reset_at)
+        return False
+
+    def check(self) -> None:
+        """Tell without asking anybody whether a call may be tried.
+
+        Raises:
+            CallDeferred: It is known that it would be deferred.
+        """
+        if self._closed is not None:
+            if self.gate.clock() < self._closed.until:
+                raise CallDeferred(self._closed.reason, until=self._closed.reset_at)
+            self._closed = None
 
     async def hold(self, sha256: str) -> Hold:
         """Hold one call about a picture; waits for a free slot, as long as this pass gets any.
@@ -89,11 +119,7 @@ class PaidCalls:
                 return hold
 
     async def _reserve(self, sha256: str) -> Hold:
-        if self._closed is not None:
-            reason, until = self._closed
-            if self.gate.clock() < until:
-                raise CallDeferred(reason)
-            self._closed = None
+        self.check()
         try:
             return await self.gate.reserve(
                 self.tenant_id,
@@ -108,21 +134,21 @@ class PaidCalls:
         except BudgetExceeded as error:
             if error.reason == "rate_limited":
                 raise
-            self._close(error.reason, remaining_tokens=error.remaining_tokens, reset_at=str(error.reset_at))
-            raise CallDeferred(error.reason) from error
+            self._exhausted(error.reason, remaining_tokens=error.remaining_tokens, reset_at=error.reset_at)
+            raise CallDeferred(error.reason, until=error.reset_at) from error
         except DatabaseConflict as error:
             raise CallDeferred("ledger_busy") from error
         except TransientError as error:
             raise CallDeferred(self._unreachable(error)) from error
 
-    async def call(self, hold: Hold, fetch: Callable[[], Awaitable[bytes]], *, mime: str) -> Analysis:
-        """Fetch a picture and have it looked at, in the first half of the hold's life; the second is for its answer.
+    async def call(self, hold: Hold, content: bytes, *, mime: str) -> Analysis:
+        """Have a picture looked at, in the first half of the hold's life; the second is for its answer.
 
         The hold stays, for `settle` or `release`, if there is an answer, or if it is clear that there will be none
         (InputRejected). Else what cannot have been billed is released, and what may have been is charged.
 
         Args:
-            fetch: Gives the file as it is stored.
+            content: The file as it is stored.
             mime: As sniffed from the content.
 
         Raises:
@@ -130,12 +156,12 @@ class PaidCalls:
             ConfigurationError, ProviderBudgetGone: No picture will be, as things are: further calls are deferred.
             ProviderUnavailable: Transient.
         """
-        sent = False
         remaining = hold.expires_at - self.gate.hold_life / 2 - self.gate.clock()
+        if remaining <= timedelta():
+            await self.release(hold)
+            raise ProviderUnavailable(f"No time is left to ask {self.provider.name}", sent=False)
         try:
             async with asyncio.timeout(remaining.total_seconds()):
-                content = await fetch()
-                sent = True
                 return await self.provider.analyze(content, mime=mime)
         except InputRejected:
             raise
@@ -156,9 +182,9 @@ class PaidCalls:
                 await self.release(hold)
             raise
         except BaseException as error:
-            await (self._abandon(hold, error) if sent else self.release(hold))
+            await self._abandon(hold, error)
             if isinstance(error, TimeoutError):
-                raise ProviderUnavailable(f"{self.provider.name} did not answer in time", sent=sent) from error
+                raise ProviderUnavailable(f"{self.provider.name} did not answer in time") from error
             raise
 
     async def settle(self, hold: Hold, actual_tokens: int) -> None:
@@ -196,9 +222,13 @@ class PaidCalls:
 
     def _close(self, reason: str, *, lasting: timedelta = _VERDICT_HOLDS, **figures: object) -> None:
         log.warning("budget.blocked", reason=reason, **figures)
-        self._closed = reason, self.gate.clock() + lasting
+        self._closed = _Closed(reason, self.gate.clock() + lasting)
+
+    def _exhausted(self, reason: str, *, remaining_tokens: int | None, reset_at: datetime | None) -> None:
+        log.warning("budget.blocked", reason=reason, remaining_tokens=remaining_tokens, reset_at=str(reset_at))
+        self._closed = _Closed(reason, self.gate.clock() + _VERDICT_HOLDS, reset_at)
 
     def _unreachable(self, error: TransientError) -> str:
         log.warning("budget.unreachable", error_type=type(error).__name__, outcome="no paid calls", exc_info=True)
-        self._closed = "ledger_unavailable", self.gate.clock() + _VERDICT_HOLDS
+        self._closed = _Closed("ledger_unavailable", self.gate.clock() + _VERDICT_HOLDS)
         return "ledger_unavailable"

@@ -10,10 +10,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from vision_assets.core.language import language_of
 from vision_assets.core.pictures import MIME_TYPES
 from vision_assets.core.vision import Kind
 
@@ -26,6 +27,7 @@ Preset = Literal["general", "document", "screenshot", "infographic", "meme"]
 Verdict = Literal["analyse", "ocr_only", "defer", "skip"]
 
 Reason = Literal[
+    "not_shown",
     "channel_skipped",
     "language_not_analysed",
     "type_not_allowed",
@@ -42,6 +44,7 @@ Reason = Literal[
 """Stable codes, one for each rule."""
 
 VERDICTS: Mapping[Reason, Verdict] = {
+    "not_shown": "skip",
     "channel_skipped": "skip",
     "language_not_analysed": "skip",
     "type_not_allowed": "skip",
@@ -181,6 +184,21 @@ class PolicyMedium:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyPost:
+    """A post, as far as the rules ask.
+
+    Attributes:
+        channel_username: With or without @; None: not known.
+        text: Tells the language; its beginning will do.
+        media: All its stored pictures; an album is one post.
+    """
+
+    channel_username: str | None
+    text: str
+    media: tuple[PolicyMedium, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What the policy says of one picture.
 
@@ -212,6 +230,7 @@ def evaluate_media_for_vision(
     channel_username: str | None,
     quota_exhausted: bool,
     post_language: str | None = None,
+    calls_cost: bool = True,
 ) -> tuple[Decision, ...]:
     """Decide about all pictures of one post together, whatever their order; pure.
 
@@ -224,6 +243,7 @@ def evaluate_media_for_vision(
         channel_username: Of the post's channel, with or without @; None: not known.
         quota_exhausted: The budget does not let a call through now.
         post_language: Of the post's text, ISO 639-1; None: not known, or no text.
+        calls_cost: False: the provider is free, so the rules that save calls are not asked.
 
     Returns:
         A decision for every medium, in their order.
@@ -235,11 +255,46 @@ def evaluate_media_for_vision(
     distinct = {medium.sha256: medium for medium in last_first}.values()
     decisions = {medium.sha256: found for medium in distinct if (found := _about_the_file(policy, medium))}
     fitting = [medium for medium in distinct if medium.sha256 not in decisions]
+    if not calls_cost:
+        allowed = Decision("allowed", "no rule is against it, and the provider is free")
+        return tuple(decisions.get(medium.sha256, allowed) for medium in media)
     decisions |= _about_the_crowd(policy, fitting)
     for medium in fitting:
         if medium.sha256 not in decisions:
             decisions[medium.sha256] = _about_the_budget(policy, medium, quota_exhausted=quota_exhausted)
     return tuple(decisions[medium.sha256] for medium in media)
+
+
+def decide(
+    policy: VisionPolicy, sha256: str, posts: Sequence[PolicyPost], *, quota_exhausted: bool, calls_cost: bool
+) -> Decision:
+    """Decide about one picture by all the posts that show it; pure.
+
+    Args:
+        policy: As in force for the posts' tenant.
+        sha256: Of the picture.
+        posts: All of them that show it, or those that count.
+        quota_exhausted: The budget does not let a call through now.
+        calls_cost: False: the provider is free.
+    """
+    decisions = [
+        decision
+        for post in posts
+        for medium, decision in zip(
+            post.media,
+            evaluate_media_for_vision(
+                policy,
+                post.media,
+                channel_username=post.channel_username,
+                quota_exhausted=quota_exhausted,
+                post_language=language_of(post.text),
+                calls_cost=calls_cost,
+            ),
+            strict=True,
+        )
+        if medium.sha256 == sha256
+    ]
+    return most_generous(decisions or [Decision("not_shown", "no post shows it any more")])
 
 
 def most_generous(decisions: Sequence[Decision]) -> Decision:
@@ -270,6 +325,29 @@ def prompt_fingerprint(policy: VisionPolicy) -> str:
     choice = {mime: chosen for mime, chosen in of_types.items() if chosen != of_others}
     canonical = json.dumps([policy.description_language, of_others, choice], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def rules_fingerprint(policy: VisionPolicy, *, calls_cost: bool) -> str:
+    """Tell by 16 hex digits what of a policy changes a decision: all but the choice of provider and prompt.
+
+    Args:
+        policy: As in force for a tenant.
+        calls_cost: As for `decide`.
+    """
+    rules = policy.model_dump(mode="json", exclude={"description_language", "prompts"})
+    canonical = json.dumps([_sorted(rules), calls_cost], sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _sorted(value: Any) -> Any:
+    """Bring sets, which a dump gives as lists in any order, into one order."""
+    match value:
+        case dict():
+            return {key: _sorted(inner) for key, inner in value.items()}
+        case list():
+            return sorted(value)
+        case _:
+            return value
 
 
 def _about_the_post(policy: VisionPolicy, channel_username: str | None, language: str | None) -> Decision | None:

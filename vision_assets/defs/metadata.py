@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 from PIL import Image
 
-from vision_assets.core.analysis import Looked
 from vision_assets.core.phash import THUMBNAIL_EDGE
+from vision_assets.core.vision_report import Looked
 
 THUMBNAIL_LONG_EDGE = 72  # they live in the event log, so they stay tiny
 

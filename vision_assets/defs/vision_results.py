@@ -6,11 +6,12 @@ from contextlib import aclosing
 import dagster as dg
 import structlog
 
-from vision_assets.core.analysis import VisionPass, VisionReport
+from vision_assets.core.analysis import VisionPass
 from vision_assets.core.budget import EVERYONE, TokenEstimate, Window
 from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.errors import TransientError
 from vision_assets.core.tenants import Tenant
+from vision_assets.core.vision_report import VisionReport
 from vision_assets.defs.failures import RETRY, raise_if_any
 from vision_assets.defs.metadata import contact_sheet, counts_table, megabytes, table
 from vision_assets.defs.partitions import TENANTS
@@ -65,12 +66,8 @@ def vision_results(
                 ledger=ledgers.vision,
                 gate=gate,
                 concurrency=vision_provider.concurrency,
-                on_progress=ProgressLog(
-                    context.log,
-                    "vision_results: pictures",
-                    await ledgers.vision.count_unanalysed(tenant.id, provider=provider),
-                ),
             )
+            one_pass.on_progress = ProgressLog(context.log, "vision_results: pictures", await one_pass.count())
             report = await one_pass.analyse_media()
             identity = f"{provider.name} {provider.model} {provider.fingerprint}"
             return report, identity, await _budget_of(tenant, gate)

@@ -39,7 +39,18 @@ async def record_counts(
         name: As the exporter shows it.
         events: The labels of each event.
     """
-    counts = Counter(tuple(sorted(labels.items())) for labels in events)
+    await raise_counter(connection, tenant_id, name, Counter(tuple(sorted(labels.items())) for labels in events))
+
+
+async def raise_counter(
+    connection: Connection, tenant_id: TenantId, name: str, counts: Mapping[tuple[tuple[str, str], ...], int]
+) -> None:
+    """Raise a counter.
+
+    Args:
+        name: As the exporter shows it.
+        counts: By labels, each (name, value), in the order of the names.
+    """
     await sql.count(
         connection,
         [

@@ -85,6 +85,7 @@ class PostgresMedia:
                 reasons=[outcome.reason for outcome in outcomes],
                 errors=[outcome.error for outcome in outcomes],
             )
+            await sql.reconsider(connection, tenant_id=tenant_id, sha256s=[picture.sha256 for _, picture, _ in stored])
             await record_dead_letters(
                 connection,
                 tenant_id,

@@ -65,6 +65,10 @@ FROM unnest(:post_ids::uuid[], :positions::smallint[], :source_uris::text[], :st
 WHERE m.tenant_id = :tenant_id AND m.post_id = outcome.post_id AND m.position = outcome.position
   AND m.source_uri = outcome.source_uri AND m.state <> 'stored';
 
+-- name: reconsider(tenant_id, sha256s)!
+-- Takes back that pictures are skipped: a further post shows them, and it may say otherwise.
+DELETE FROM vision_decisions WHERE tenant_id = :tenant_id AND sha256 = ANY(:sha256s::text[]) AND verdict = 'skip';
+
 -- name: unhashed(algorithm, tenant_id, after, row_limit)
 -- Stored pictures of one tenant that have no hash of this algorithm.
 SELECT o.sha256, o.mime, o.bytes, o.width, o.height, o.frames, o.s3_key

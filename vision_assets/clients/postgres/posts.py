@@ -138,7 +138,9 @@ async def _update_posts(connection: Connection, tenant_id: TenantId, posts: Sequ
         texts=[post.text for post in posts],
         engagements=[post.engagement for post in posts],
     )
-    return len([row async for row in rows])
+    updated = [row["id"] async for row in rows]
+    await sql.reconsider(connection, tenant_id=tenant_id, post_ids=updated)
+    return len(updated)
 
 
 async def _save_media(connection: Connection, tenant_id: TenantId, posts: Sequence[Post]) -> tuple[int, int]:

@@ -29,6 +29,12 @@ WHERE posts.tenant_id = :tenant_id AND posts.id = p.id
         IS DISTINCT FROM (p.text, p.engagement, p.grouped_id, p.album_inferred)
 RETURNING posts.id;
 
+-- name: reconsider(tenant_id, post_ids)!
+-- Takes back that pictures of changed posts are skipped for the post's language: the text may be another one now.
+DELETE FROM vision_decisions d USING post_media m
+WHERE m.tenant_id = :tenant_id AND m.post_id = ANY(:post_ids::uuid[])
+  AND d.tenant_id = m.tenant_id AND d.sha256 = m.sha256 AND d.reason = 'language_not_analysed';
+
 -- name: save_media(tenant_id, post_ids, positions, message_ids, roles, source_uris, states, reasons, errors)
 -- Insert the references that are not there yet. One whose bytes were never stored takes the source that a later import
 -- offers (exported again with the pictures, or moved); a stored one is left alone.

@@ -6,14 +6,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vision_assets.clients.postgres import Database, statements
-from vision_assets.clients.postgres.ledger import record_counts, record_dead_letters, resolve_dead_letters
+from vision_assets.clients.postgres.ledger import (
+    raise_counter,
+    record_counts,
+    record_dead_letters,
+    resolve_dead_letters,
+)
 from vision_assets.clients.postgres.media import record_object_lost, signed
-from vision_assets.core.analysis import Medium, Neighbour
 from vision_assets.core.errors import AnswerRefused, InputRejected, MediaMissing
 from vision_assets.core.neighbours import RADIUS_BITS, Fingerprint, probes
 from vision_assets.core.phash import ALGORITHM
+from vision_assets.core.policy import PolicyMedium, PolicyPost
+from vision_assets.core.reuse import Neighbour
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import SCHEMA_VERSION, VisionProvider, VisionResult
+from vision_assets.core.vision_ledger import Decided, Medium, ToDo
 
 sql = statements("vision")
 
@@ -21,6 +28,17 @@ STAGE = "vision_results"
 
 MAX_NEIGHBOURS = 64
 """Of one look-up; each brings a thumbnail and a result into memory."""
+
+MAX_POSTS = 50
+"""That are asked about one picture, the newest: those of a picture that thousands of posts show are of one mind."""
+
+TEXT_CHARACTERS = 2_000
+"""Of a post, to tell its language by."""
+
+RAW_REPLY_CHARACTERS = 20_000
+
+_BUDGET_REASONS = ("daily_limit", "monthly_limit", "global_limit", "ocr_only_type_over_budget", "over_budget_ocr")
+"""Of decisions that are taken back as soon as there is room in the budget."""
 
 
 def _identity(provider: VisionProvider) -> dict[str, str]:
@@ -30,6 +48,19 @@ def _identity(provider: VisionProvider) -> dict[str, str]:
         "schema_version": SCHEMA_VERSION,
         "fingerprint": provider.fingerprint,
     }
+
+
+def _conditions(todo: ToDo) -> dict[str, Any]:
+    return _identity(todo.provider) | {
+        "rules": todo.rules,
+        "now": todo.now,
+        "with_budget": todo.with_budget,
+        "budget_reasons": _BUDGET_REASONS,
+    }
+
+
+def _post(found: Mapping[str, Any]) -> PolicyPost:
+    return PolicyPost(found["channel_username"], found["text"], tuple(PolicyMedium(**one) for one in found["media"]))
 
 
 def _fingerprint(row: Mapping[str, Any]) -> Fingerprint:
@@ -48,14 +79,14 @@ class PostgresVision:
 
     database: Database
 
-    async def count_unanalysed(self, tenant_id: TenantId, *, provider: VisionProvider) -> int:
+    async def count_unanalysed(self, tenant_id: TenantId, todo: ToDo) -> int:
         """See the Protocol."""
         async with self.database.connection() as connection:
-            count: int = await sql.count_unanalysed(connection, tenant_id=tenant_id, **_identity(provider))
+            count: int = await sql.count_unanalysed(connection, tenant_id=tenant_id, **_conditions(todo))
             return count
 
     async def unanalysed(
-        self, tenant_id: TenantId, *, provider: VisionProvider, after: tuple[int, int, str], limit: int
+        self, tenant_id: TenantId, todo: ToDo, *, after: tuple[int, int, str], limit: int
     ) -> Sequence[Medium]:
         """See the Protocol."""
         after_seq, after_position, after_sha256 = after
@@ -68,7 +99,9 @@ class PostgresVision:
                 after_position=after_position,
                 after_sha256=after_sha256,
                 row_limit=limit,
-                **_identity(provider),
+                post_limit=MAX_POSTS,
+                text_characters=TEXT_CHARACTERS,
+                **_conditions(todo),
             )
             return [
                 Medium(
@@ -78,6 +111,10 @@ class PostgresVision:
                     order=(row["first_post_seq"], row["first_position"]),
                     fingerprint=None if row["phash"] is None else _fingerprint(row),
                     kept=None if row["kept"] is None else VisionResult.from_document(row["kept"]),
+                    posts=tuple(map(_post, row["posts"])),
+                    reference_count=row["reference_count"],
+                    attempts=row["attempts"],
+                    has_fallback=row["has_fallback"],
                 )
                 async for row in rows
             ]
@@ -148,15 +185,47 @@ class PostgresVision:
                 cost_microunits=result.analysis.cost_microunits,
                 analyzed_at=result.analyzed_at,
             )
+            await sql.end_decision(
+                connection,
+                tenant_id=tenant_id,
+                sha256=result.sha256,
+                provider=provenance.provider,
+                model=provenance.model,
+            )
             await resolve_dead_letters(connection, tenant_id, stage=STAGE, items=[result.sha256])
             await record_counts(
                 connection, tenant_id, "vision_media_total", [{"result": result.analysis.status, "reason": how}]
+            )
+
+    async def record_fallback(
+        self, tenant_id: TenantId, result: VisionResult, *, provider: VisionProvider, reason: str
+    ) -> None:
+        """See the Protocol."""
+        async with self.database.transaction() as connection:
+            await sql.record_fallback(
+                connection,
+                tenant_id=tenant_id,
+                sha256=result.sha256,
+                status=result.analysis.status,
+                reason=reason,
+                result=result.to_document(),
+                provenance=result.provenance.model_dump(mode="json"),
+                analyzed_at=result.analyzed_at,
+                **_identity(provider),
+            )
+            await record_counts(
+                connection, tenant_id, "vision_media_total", [{"result": result.analysis.status, "reason": "fallback"}]
             )
 
     async def record_error(
         self, tenant_id: TenantId, medium: Medium, error: InputRejected, *, provider: VisionProvider
     ) -> None:
         """See the Protocol."""
+        provenance, tokens_used = _identity(provider), 0
+        if isinstance(error, AnswerRefused):
+            tokens_used = error.tokens_used
+            if error.raw_reply is not None:
+                provenance["raw_reply"] = error.raw_reply[:RAW_REPLY_CHARACTERS]
         async with self.database.transaction() as connection:
             await sql.record_result(
                 connection,
@@ -169,13 +238,16 @@ class PostgresVision:
                 donor_sha256=None,
                 distance_bits=None,
                 result=None,
-                provenance=_identity(provider),
+                provenance=provenance,
                 s3_key=None,
                 s3_bytes=None,
-                tokens_used=error.tokens_used if isinstance(error, AnswerRefused) else 0,
+                tokens_used=tokens_used,
                 cost_microunits=0,
                 analyzed_at=datetime.now(UTC),
                 **_identity(provider),
+            )
+            await sql.end_decision(
+                connection, tenant_id=tenant_id, sha256=medium.sha256, provider=provider.name, model=provider.model
             )
             await record_dead_letters(
                 connection, tenant_id, [(STAGE, medium.sha256, type(error).__name__, error.reason, str(error))]
@@ -194,12 +266,49 @@ class PostgresVision:
             known: bool = await sql.is_analysed(connection, tenant_id=tenant_id, sha256=sha256, **_identity(provider))
             return known
 
-    async def record_deferred(self, tenant_id: TenantId, reasons: Mapping[str, int]) -> None:
+    async def record_decisions(self, tenant_id: TenantId, decided: Sequence[Decided], *, todo: ToDo) -> None:
         """See the Protocol."""
         async with self.database.connection() as connection:
-            await record_counts(
+            await sql.record_decisions(
+                connection,
+                tenant_id=tenant_id,
+                provider=todo.provider.name,
+                model=todo.provider.model,
+                rules=todo.rules,
+                sha256s=[one.medium.sha256 for one in decided],
+                verdicts=[one.verdict for one in decided],
+                reasons=[one.reason for one in decided],
+                messages=[one.message for one in decided],
+                due_at=[one.due_at for one in decided],
+                attempts=[one.attempts for one in decided],
+                reference_counts=[one.medium.reference_count for one in decided],
+            )
+
+    async def record_tally(
+        self, tenant_id: TenantId, *, verdicts: Mapping[tuple[str, str], int], blocks: Mapping[str, int]
+    ) -> None:
+        """See the Protocol."""
+        async with self.database.transaction() as connection:
+            await raise_counter(
+                connection,
+                tenant_id,
+                "vision_policy_decisions_total",
+                {(("decision", verdict), ("reason", reason)): count for (verdict, reason), count in verdicts.items()},
+            )
+            await raise_counter(
                 connection,
                 tenant_id,
                 "vision_budget_gate_blocks_total",
-                [{"reason": reason} for reason, count in reasons.items() for _ in range(count)],
+                {(("reason", reason),): count for reason, count in blocks.items()},
             )
+
+    async def tenants_with_due(self, now: datetime) -> Mapping[TenantId, datetime]:
+        """List the active tenants that have deferred pictures whose time has come, with the time of the first.
+
+        Args:
+            now: Aware UTC.
+        """
+        async with self.database.connection() as connection:
+            return {
+                TenantId(row["tenant_id"]): row["due_at"] async for row in sql.tenants_with_due(connection, now=now)
+            }

@@ -1,44 +1,93 @@
--- name: count_unanalysed(tenant_id, provider, model, schema_version, fingerprint)$
--- Pictures of one tenant without a result of this provider at this fingerprint in S3, where the clean-up has not
--- removed it on purpose.
+-- name: count_unanalysed(tenant_id, provider, model, schema_version, fingerprint, rules, now, with_budget, budget_reasons)$
+-- Pictures of one tenant that are to do, by the conditions of `unanalysed`.
 SELECT count(*) FROM media_objects o
-WHERE o.tenant_id = :tenant_id AND NOT EXISTS (
+WHERE o.tenant_id = :tenant_id
+  AND NOT EXISTS (
     SELECT FROM vision_results r
     WHERE r.tenant_id = o.tenant_id AND r.sha256 = o.sha256 AND r.provider = :provider AND r.model = :model
-      AND r.schema_version = :schema_version AND r.fingerprint = :fingerprint
-      AND (r.s3_key IS NOT NULL OR r.s3_evicted_at IS NOT NULL OR r.result IS NULL));
+      AND r.schema_version = :schema_version AND r.fingerprint = :fingerprint AND r.method <> 'fallback'
+      AND (r.s3_key IS NOT NULL OR r.s3_evicted_at IS NOT NULL OR r.result IS NULL))
+  AND NOT EXISTS (
+    SELECT FROM vision_decisions d
+    WHERE d.tenant_id = o.tenant_id AND d.sha256 = o.sha256 AND d.provider = :provider AND d.model = :model
+      AND d.rules = :rules AND (d.due_at IS NULL OR d.due_at > :now)
+      AND NOT (:with_budget AND d.reason = ANY(:budget_reasons::text[])));
 
--- name: unanalysed(tenant_id, algorithm, provider, model, schema_version, fingerprint, after_seq, after_position, after_sha256, row_limit)
+-- name: unanalysed(tenant_id, algorithm, provider, model, schema_version, fingerprint, rules, now, with_budget, budget_reasons, after_seq, after_position, after_sha256, row_limit, post_limit, text_characters)
 -- Pictures of one tenant without a result of this provider at this fingerprint in S3, where the clean-up has not
--- removed it on purpose, by first appearance. Results and hashes are looked up row by row along the index of that order,
+-- removed it on purpose and no decision under these rules stands, by first appearance; with the newest posts that show
+-- them, and those posts' pictures. Results, decisions and hashes are looked up row by row along the index of that order,
 -- so a page costs what it returns.
-SELECT o.sha256, o.mime, o.s3_key, o.first_post_seq, o.first_position, o.width, o.height,
-       h.phash, h.phash256, h.thumbnail, r.result AS kept
-FROM media_objects o
+WITH page AS MATERIALIZED (
+    SELECT o.sha256, o.mime, o.s3_key, o.first_post_seq, o.first_position, o.width, o.height
+    FROM media_objects o
+    WHERE o.tenant_id = :tenant_id
+      AND (o.first_post_seq, o.first_position, o.sha256) > (:after_seq, :after_position, :after_sha256)
+      AND NOT EXISTS (
+        SELECT FROM vision_results r
+        WHERE r.tenant_id = o.tenant_id AND r.sha256 = o.sha256 AND r.provider = :provider AND r.model = :model
+          AND r.schema_version = :schema_version AND r.fingerprint = :fingerprint AND r.method <> 'fallback'
+          AND (r.s3_key IS NOT NULL OR r.s3_evicted_at IS NOT NULL OR r.result IS NULL))
+      AND NOT EXISTS (
+        SELECT FROM vision_decisions d
+        WHERE d.tenant_id = o.tenant_id AND d.sha256 = o.sha256 AND d.provider = :provider AND d.model = :model
+          AND d.rules = :rules AND (d.due_at IS NULL OR d.due_at > :now)
+          AND NOT (:with_budget AND d.reason = ANY(:budget_reasons::text[])))
+    ORDER BY o.first_post_seq, o.first_position, o.sha256
+    LIMIT :row_limit
+)
+SELECT o.*, h.phash, h.phash256, h.thumbnail, r.kept, r.fallback IS NOT NULL AS has_fallback,
+       coalesce(d.attempts, 0) AS attempts, seen.reference_count, coalesce(shown.posts, '[]') AS posts
+FROM page o
 LEFT JOIN LATERAL (
-    SELECT s3_key, result FROM vision_results
-    WHERE tenant_id = o.tenant_id AND sha256 = o.sha256 AND provider = :provider AND model = :model
+    SELECT phash, phash256, thumbnail FROM phash_index
+    WHERE tenant_id = :tenant_id AND sha256 = o.sha256 AND algorithm = :algorithm AND flags = '{}'
+    LIMIT 1
+) h ON true
+LEFT JOIN LATERAL (
+    SELECT CASE WHEN method <> 'fallback' THEN result END AS kept,
+           CASE WHEN method = 'fallback' THEN sha256 END AS fallback
+    FROM vision_results
+    WHERE tenant_id = :tenant_id AND sha256 = o.sha256 AND provider = :provider AND model = :model
       AND schema_version = :schema_version AND fingerprint = :fingerprint
     LIMIT 1
 ) r ON true
 LEFT JOIN LATERAL (
-    SELECT phash, phash256, thumbnail FROM phash_index
-    WHERE tenant_id = o.tenant_id AND sha256 = o.sha256 AND algorithm = :algorithm AND flags = '{}'
+    SELECT attempts FROM vision_decisions
+    WHERE tenant_id = :tenant_id AND sha256 = o.sha256 AND provider = :provider AND model = :model
     LIMIT 1
-) h ON true
-WHERE o.tenant_id = :tenant_id
-  AND (o.first_post_seq, o.first_position, o.sha256) > (:after_seq, :after_position, :after_sha256)
-  AND NOT EXISTS (
-    SELECT FROM vision_results done
-    WHERE done.tenant_id = o.tenant_id AND done.sha256 = o.sha256 AND done.provider = :provider
-      AND done.model = :model AND done.schema_version = :schema_version AND done.fingerprint = :fingerprint
-      AND (done.s3_key IS NOT NULL OR done.s3_evicted_at IS NOT NULL OR done.result IS NULL))
-ORDER BY o.first_post_seq, o.first_position, o.sha256
-LIMIT :row_limit;
+) d ON true
+CROSS JOIN LATERAL (
+    SELECT count(*) AS reference_count FROM post_media WHERE tenant_id = :tenant_id AND sha256 = o.sha256
+) seen
+LEFT JOIN LATERAL (
+    SELECT jsonb_agg(jsonb_build_object(
+               'channel_username', c.username, 'text', left(p.text, :text_characters::int), 'media', crowd.media
+           ) ORDER BY p.seq) AS posts
+    FROM (
+        SELECT p.*
+        FROM (SELECT DISTINCT post_id FROM post_media WHERE tenant_id = :tenant_id AND sha256 = o.sha256) m
+        CROSS JOIN LATERAL (
+            SELECT id, channel_id, text, seq FROM posts WHERE tenant_id = :tenant_id AND id = m.post_id LIMIT 1
+        ) p
+        ORDER BY p.seq DESC
+        LIMIT :post_limit
+    ) p
+    JOIN channels c ON c.tenant_id = :tenant_id AND c.id = p.channel_id
+    CROSS JOIN LATERAL (
+        SELECT jsonb_agg(jsonb_build_object(
+                   'sha256', m.sha256, 'mime', s.mime, 'bytes', s.bytes, 'width', s.width, 'height', s.height,
+                   'position', m.position)) AS media
+        FROM post_media m
+        JOIN media_objects s ON s.tenant_id = :tenant_id AND s.sha256 = m.sha256
+        WHERE m.tenant_id = :tenant_id AND m.post_id = p.id
+    ) crowd
+) shown ON true
+ORDER BY o.first_post_seq, o.first_position, o.sha256;
 
 -- name: earlier_neighbours(tenant_id, chunk0, chunk1, chunk2, chunk3, algorithm, provider, model, schema_version, fingerprint, phash, radius_bits, before_seq, before_position, before_sha256, row_limit)
 -- Pictures of one tenant whose hash is within the radius, that appeared earlier, and that have a result of their own or
--- none yet: nearest first. The tenant leads every index used. A planner cannot guess how few bit_count() leaves, so each
+-- none yet (a text read for want of a budget is none): nearest first. The tenant leads every index used. A planner cannot guess how few bit_count() leaves, so each
 -- further table is looked up row by row.
 WITH candidates AS (
     SELECT sha256, phash FROM phash_index
@@ -70,7 +119,7 @@ WITH candidates AS (
           AND schema_version = :schema_version AND fingerprint = :fingerprint
         LIMIT 1
     ) r ON true
-    WHERE coalesce(r.method, 'new') = 'new'
+    WHERE coalesce(r.method, 'new') IN ('new', 'fallback')
     ORDER BY n.distance_bits, o.first_post_seq, o.first_position, n.sha256
     LIMIT :row_limit
 )
@@ -79,7 +128,7 @@ FROM earliest e
 JOIN phash_index h ON h.tenant_id = :tenant_id AND h.sha256 = e.sha256 AND h.algorithm = :algorithm
 LEFT JOIN vision_results r ON r.tenant_id = :tenant_id AND r.sha256 = e.sha256 AND r.provider = :provider
                           AND r.model = :model AND r.schema_version = :schema_version
-                          AND r.fingerprint = :fingerprint;
+                          AND r.fingerprint = :fingerprint AND r.method = 'new';
 
 -- name: record_result(tenant_id, sha256, provider, model, schema_version, fingerprint, status, method, reason, error, donor_sha256, distance_bits, result, provenance, s3_key, s3_bytes, tokens_used, cost_microunits, analyzed_at)!
 -- Writes a result; the newest one of a key stands. Its picture counts as used; for one that was removed meanwhile nothing
@@ -103,9 +152,52 @@ ON CONFLICT (tenant_id, sha256, provider, model, schema_version) DO UPDATE SET
     s3_bytes = excluded.s3_bytes, s3_evicted_at = NULL, tokens_used = excluded.tokens_used,
     cost_microunits = excluded.cost_microunits, analyzed_at = excluded.analyzed_at;
 
+-- name: record_fallback(tenant_id, sha256, provider, model, schema_version, fingerprint, status, reason, result, provenance, analyzed_at)!
+-- Writes what is known of a picture for want of the provider's answer. No answer of the provider is ever overwritten.
+INSERT INTO vision_results
+    (tenant_id, sha256, provider, model, schema_version, fingerprint, status, method, reason, result, provenance,
+     analyzed_at)
+SELECT tenant_id, sha256, :provider, :model, :schema_version, :fingerprint, :status, 'fallback', :reason, :result,
+       :provenance, :analyzed_at
+FROM media_objects WHERE tenant_id = :tenant_id AND sha256 = :sha256
+ON CONFLICT (tenant_id, sha256, provider, model, schema_version) DO UPDATE SET
+    fingerprint = excluded.fingerprint, status = excluded.status, method = excluded.method, reason = excluded.reason,
+    error = NULL, result = excluded.result, provenance = excluded.provenance, analyzed_at = excluded.analyzed_at
+WHERE vision_results.method = 'fallback' OR vision_results.result IS NULL;
+
+-- name: record_decisions(tenant_id, provider, model, rules, sha256s, verdicts, reasons, messages, due_at, attempts, reference_counts)!
+-- Writes decisions; the newest one of a picture stands. One that was made without looking at a reference which has come
+-- since is not written: the picture stays to do.
+INSERT INTO vision_decisions
+    (tenant_id, sha256, provider, model, verdict, reason, message, rules, due_at, attempts)
+SELECT :tenant_id, o.sha256, :provider, :model, d.verdict, d.reason, d.message, :rules, d.due_at, d.attempts
+FROM unnest(:sha256s::text[], :verdicts::text[], :reasons::text[], :messages::text[], :due_at::timestamptz[],
+            :attempts::int[], :reference_counts::bigint[])
+     AS d (sha256, verdict, reason, message, due_at, attempts, reference_count)
+JOIN media_objects o ON o.tenant_id = :tenant_id AND o.sha256 = d.sha256
+WHERE d.reference_count = (SELECT count(*) FROM post_media m WHERE m.tenant_id = :tenant_id AND m.sha256 = d.sha256)
+ORDER BY o.sha256
+ON CONFLICT (tenant_id, sha256, provider, model) DO UPDATE SET
+    verdict = excluded.verdict, reason = excluded.reason, message = excluded.message, rules = excluded.rules,
+    due_at = excluded.due_at, attempts = excluded.attempts, decided_at = now();
+
+-- name: end_decision(tenant_id, sha256, provider, model)!
+-- Ends what was decided about a picture: it has its result, or never gets one.
+DELETE FROM vision_decisions
+WHERE tenant_id = :tenant_id AND sha256 = :sha256 AND provider = :provider AND model = :model;
+
+-- name: tenants_with_due(now)
+-- Active tenants that have pictures which were deferred and whose time has come, with the time of the first.
+SELECT d.tenant_id, min(d.due_at) AS due_at
+FROM vision_decisions d
+JOIN tenants t ON t.id = d.tenant_id AND t.active
+WHERE d.due_at <= :now
+GROUP BY d.tenant_id
+ORDER BY d.tenant_id;
+
 -- name: is_analysed(tenant_id, sha256, provider, model, schema_version, fingerprint)$
 -- Whether a picture has a result, or an error, of this provider at this fingerprint.
 SELECT EXISTS (
     SELECT FROM vision_results
     WHERE tenant_id = :tenant_id AND sha256 = :sha256 AND provider = :provider AND model = :model
-      AND schema_version = :schema_version AND fingerprint = :fingerprint);
+      AND schema_version = :schema_version AND fingerprint = :fingerprint AND method <> 'fallback');

@@ -1,0 +1,150 @@
+"""What is to do of a tenant's pictures, and what the registry of results must offer.
+
+What is not here: the order of the work (`analysis.py`), and the registry itself (`clients/postgres/vision.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+
+from vision_assets.core.errors import InputRejected, MediaMissing
+from vision_assets.core.neighbours import Fingerprint
+from vision_assets.core.policy import PolicyPost
+from vision_assets.core.reuse import Neighbour
+from vision_assets.core.tenants import TenantId
+from vision_assets.core.vision import VisionProvider, VisionResult
+
+
+@dataclass(frozen=True, slots=True)
+class ToDo:
+    """Which pictures are to do: those without a result of the provider at its fingerprint, unless a decision stands.
+
+    Attributes:
+        rules: Fingerprint of the policy's rules; what was decided under others is decided anew.
+        now: Aware UTC; what was deferred until later is left out,
+        with_budget: except for what waits for the budget, if that has room.
+    """
+
+    provider: VisionProvider
+    rules: str
+    now: datetime
+    with_budget: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Medium:
+    """A stored picture that is to do.
+
+    Attributes:
+        order: Of first appearance: (post_seq, position). Donors come earlier, so a repeated run decides alike.
+        fingerprint: None when its hash is absent or must not be matched.
+        kept: Its result of this provider at this fingerprint, which the quota has kept out of S3 so far.
+        posts: That show it; the newest, if there are very many.
+        reference_count: Places where it stands in posts.
+        attempts: Calls about it that were charged and brought no answer.
+        has_fallback: Its text was read already, for want of the provider's answer.
+    """
+
+    sha256: str
+    mime: str
+    s3_key: str
+    order: tuple[int, int]
+    fingerprint: Fingerprint | None
+    kept: VisionResult | None = None
+    posts: tuple[PolicyPost, ...] = ()
+    reference_count: int = 0
+    attempts: int = 0
+    has_fallback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Why a picture gets no answer of the provider, or not now.
+
+    Attributes:
+        reason: Stable code: of the policy's rule, of the budget's denial, or `provider_failed`.
+        message: For people.
+        due_at: Aware UTC: it is to do again from then on. None: not before the rules change.
+        attempts: Calls about it that were charged and brought no answer.
+    """
+
+    medium: Medium
+    verdict: Literal["skip", "ocr_only", "defer"]
+    reason: str
+    message: str
+    due_at: datetime | None = None
+    attempts: int = 0
+
+
+class VisionLedger(Protocol):
+    """The registry of results."""
+
+    async def count_unanalysed(self, tenant_id: TenantId, todo: ToDo) -> int:
+        """Count the pictures that are to do, for the progress."""
+        ...
+
+    async def unanalysed(
+        self, tenant_id: TenantId, todo: ToDo, *, after: tuple[int, int, str], limit: int
+    ) -> Sequence[Medium]:
+        """List pictures that are to do, after (order, sha256), with the posts that show them: one query."""
+        ...
+
+    async def earlier_neighbours(
+        self, tenant_id: TenantId, medium: Medium, *, provider: VisionProvider
+    ) -> Sequence[Neighbour]:
+        """List this tenant's pictures within the radius that appeared earlier, nearest first, and may be donors."""
+        ...
+
+    async def record_result(
+        self,
+        tenant_id: TenantId,
+        result: VisionResult,
+        *,
+        how: str,
+        s3_key: str | None,
+        s3_bytes: int | None,
+        reason: str | None,
+    ) -> None:
+        """Write a result; what was decided about its picture ends.
+
+        Args:
+            how: What this pass did for it, for the counters: `new`, `cache_hit` or `near_duplicate`.
+            s3_key: None when the quota kept it out of S3; `reason` says so.
+        """
+        ...
+
+    async def record_fallback(
+        self, tenant_id: TenantId, result: VisionResult, *, provider: VisionProvider, reason: str
+    ) -> None:
+        """Write a result of the local provider where one of `provider` is wanted; none of that is ever overwritten."""
+        ...
+
+    async def record_error(
+        self, tenant_id: TenantId, medium: Medium, error: InputRejected, *, provider: VisionProvider
+    ) -> None:
+        """Write that a picture can never be analysed, with its dead letter; what was decided about it ends."""
+        ...
+
+    async def record_object_lost(self, tenant_id: TenantId, sha256: str, error: MediaMissing, *, stage: str) -> None:
+        """Forget a picture whose object is gone from S3, so that its references are to do again."""
+        ...
+
+    async def is_analysed(self, tenant_id: TenantId, sha256: str, *, provider: VisionProvider) -> bool:
+        """Tell whether there is a result, or an error, of this provider at this fingerprint."""
+        ...
+
+    async def record_decisions(self, tenant_id: TenantId, decided: Sequence[Decided], *, todo: ToDo) -> None:
+        """Write decisions, one a picture; those that a further post of their picture has overtaken are left out."""
+        ...
+
+    async def record_tally(
+        self, tenant_id: TenantId, *, verdicts: Mapping[tuple[str, str], int], blocks: Mapping[str, int]
+    ) -> None:
+        """Raise the counters of a pass.
+
+        Args:
+            verdicts: Decisions of the policy, by (verdict, reason).
+            blocks: Calls that were not made, or in vain, by reason.
+        """
+        ...
