@@ -284,21 +284,6 @@ async def test_arguments_come_as_an_object_either_way(client: GigaChat, gigachat
     assert seen[0]["description"]
 
 
-async def test_an_outage_is_found_out_once(access: GigaChatAccess, gigachat: EmulatedGigaChat) -> None:
-    """After failures in succession calls fail at once, and the server is left alone."""
-    access = replace(access, deadline_seconds=3)
-    gigachat.set_faults({"kind": "server_error", "endpoint": "balance", "status": 502})
-    async with GigaChat.open(access) as client:
-        results = await asyncio.gather(*(client.balance() for _ in range(8)), return_exceptions=True)
-        assert all(isinstance(result, ProviderUnavailable) for result in results)
-        asked = calls(gigachat, "balance")
-        started = time.monotonic()
-        with pytest.raises(ProviderUnavailable, match="in succession"):
-            await client.balance()
-        assert calls(gigachat, "balance") == asked
-        assert time.monotonic() - started < 5
-
-
 async def test_cancelled_calls_leave_no_file(client: GigaChat, gigachat: EmulatedGigaChat) -> None:
     """Whoever is cancelled while the model thinks has his file deleted all the same."""
     gigachat.set_faults({"kind": "hang", "endpoint": "chat"})

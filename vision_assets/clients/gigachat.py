@@ -53,17 +53,16 @@ TEXTS_A_CALL = 100
 _MAX_ATTEMPTS = 6
 _MAX_WAIT_SECONDS = 20.0
 _BREAKS_AFTER = 5
-_BREAK_SECONDS = 30.0
 _DELETE_SECONDS = 30.0
 
 _backoff = wait_random_exponential(multiplier=0.5, max=_MAX_WAIT_SECONDS)  # full jitter
 
 
-def _breakers() -> AsyncCircuitBreakerFactory:
+def _breakers(recovery_seconds: float) -> AsyncCircuitBreakerFactory:
     """Make a breaker for what fails by the provider's fault: not for "slower, please" and "no such file"."""
     return AsyncCircuitBreakerFactory(
         default_threshold=_BREAKS_AFTER,
-        default_ttl=_BREAK_SECONDS,
+        default_ttl=recovery_seconds,
         exclude=[
             PermanentError,
             asyncio.CancelledError,
@@ -78,14 +77,14 @@ class GigaChat:
 
     access: GigaChatAccess
     _sdk: SdkClient = field(repr=False)
-    _breakers: AsyncCircuitBreakerFactory = field(repr=False, default_factory=_breakers)
+    _breakers: AsyncCircuitBreakerFactory = field(repr=False)
 
     @classmethod
     @asynccontextmanager
     async def open(cls, access: GigaChatAccess) -> "AsyncIterator[GigaChat]":
         """Open a client in the running event loop, and close it at the end; nothing is sent yet."""
         async with SdkClient(access) as client:
-            yield cls(access, client)
+            yield cls(access, client, _breakers(access.recovery_seconds))
 
     async def chat(self, tenant_id: TenantId, request: Mapping[str, Any]) -> ChatCompletion:
         """Have the model answer. An attempt that may have been billed is not made again.
@@ -209,7 +208,8 @@ class GigaChat:
         except OpenedState as error:
             error.with_traceback(None)  # it is one and the same each time, and would grow
             raise ProviderUnavailable(
-                f"GigaChat failed {_BREAKS_AFTER} times in succession; the next call goes after {_BREAK_SECONDS:g} s.",
+                f"GigaChat failed {_BREAKS_AFTER} times in succession, or once more since; no call is made for "
+                f"{self.access.recovery_seconds:g} s.",
                 sent=False,
             ) from None
 

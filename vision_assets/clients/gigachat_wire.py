@@ -39,6 +39,7 @@ class GigaChatAccess:
         connect_seconds: To connect, and to wait for a free connection.
         read_seconds: Between two pieces of an answer, the first included.
         deadline_seconds: Of one call with all its attempts; none begins later.
+        recovery_seconds: Without a call, after failures in succession; then one more failure begins them anew.
         max_connections: At once.
     """
 
@@ -50,6 +51,7 @@ class GigaChatAccess:
     connect_seconds: float = 10
     read_seconds: float = 60
     deadline_seconds: float = 120
+    recovery_seconds: float = 30
     max_connections: int = 20
 
     def timeout(self) -> httpx.Timeout:
