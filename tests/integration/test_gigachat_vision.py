@@ -12,8 +12,11 @@ from tests.pictures import encoded, photo, screenshot
 from vision_assets.clients.gigachat import GigaChat
 from vision_assets.clients.gigachat_vision import GigaChatVision
 from vision_assets.core.errors import AnswerRefused, InputRejected, ProviderUnavailable
-from vision_assets.core.prompts import Language
+from vision_assets.core.policy import Prompts
+from vision_assets.core.prompts import Language, Preset, prompt
 from vision_assets.core.tenants import TenantId
+from vision_assets.core.vision import Kind
+from vision_assets.devstack.gigachat_words import text_tokens
 
 TENANT = TenantId(UUID(int=7))
 PICTURE = encoded(photo(320, 240))
@@ -57,6 +60,17 @@ async def test_the_language_is_the_tenants(vision: GigaChatVision) -> None:
     assert analysis.description
     assert not is_russian(analysis.description)
     assert vision.fingerprint != before
+
+
+async def test_each_picture_gets_its_own_question(vision: GigaChatVision, gigachat: EmulatedGigaChat) -> None:
+    """The policy chooses it by the picture's kind: what is billed for the question tells which one it was."""
+    picture = encoded(screenshot())
+    for prompts in (Prompts(by_kind={Kind.SCREENSHOT: Preset.MEME}), Prompts(by_kind={})):
+        vision.prompts = prompts
+        await vision.analyze(picture, mime="image/jpeg")
+    meme, general = (bill["usage"]["prompt_tokens"] for bill in gigachat.bills())
+    texts = [prompt(preset, Language.RU).user for preset in (Preset.MEME, Preset.GENERAL)]
+    assert meme - general == text_tokens(texts[0]) - text_tokens(texts[1]) > 0
 
 
 async def test_other_formats_are_turned_into_one_that_is_taken(vision: GigaChatVision) -> None:

@@ -13,7 +13,6 @@ from vision_assets.core.policy import (
     VERDICTS,
     Decision,
     PolicyMedium,
-    Preset,
     Prompts,
     Reason,
     Verdict,
@@ -22,6 +21,7 @@ from vision_assets.core.policy import (
     most_generous,
     prompt_fingerprint,
 )
+from vision_assets.core.prompts import Preset
 from vision_assets.core.vision import Kind
 
 DOCS = Path(__file__).parents[2] / "docs" / "reference" / "policy.md"
@@ -58,6 +58,11 @@ def decide(
         quota_exhausted=exhausted,
         post_language=language,
     )
+
+
+def fingerprint(policy: VisionPolicy) -> str:
+    """Of what of a policy shapes an answer."""
+    return prompt_fingerprint(policy.description_language, policy.prompts)
 
 
 ROOM = {"max_pictures_per_post": len(MIME_TYPES)}
@@ -185,28 +190,28 @@ def test_messages_tell_figures_and_keys() -> None:
 @pytest.mark.parametrize(
     ("mime", "kind", "preset"),
     [
-        ("image/jpeg", None, "general"),
         ("image/jpeg", Kind.PHOTO, "general"),
         ("image/jpeg", Kind.DOCUMENT, "document"),
         ("image/png", Kind.SCREENSHOT, "screenshot"),
         ("image/png", Kind.INFOGRAPHIC, "infographic"),
         ("image/png", Kind.MEME, "meme"),
-        ("image/tiff", None, "document"),
+        ("image/tiff", Kind.OTHER, "document"),
         ("image/tiff", Kind.MEME, "meme"),
         ("image/tiff", Kind.PHOTO, "document"),
     ],
 )
-def test_prompt(mime: str, kind: Kind | None, preset: str) -> None:
+def test_prompt(mime: str, kind: Kind, preset: str) -> None:
     """The kind decides where there is a prompt for it, else the type, else the default."""
-    [decision] = decide([medium(mime=mime, kind=kind)])
-    assert decision.preset == preset
+    assert Prompts().choose(mime, kind) == preset
 
 
-def test_only_what_is_analysed_has_a_prompt() -> None:
-    """What is skipped, waits or goes to OCR is asked nothing."""
-    exhausted = decide([medium(), medium(mime="image/gif", at=1)], exhausted=True)
-    skipped = decide([medium(mime=PDF)])
-    assert [one.preset for one in (*exhausted, *skipped)] == [None] * 3
+def test_only_prompts_that_some_picture_may_get_are_choices() -> None:
+    """One that neither kind nor type leads to is none; nor is the default, where every kind has its own."""
+    kinds = dict.fromkeys(Kind, Preset.MEME)
+    assert Prompts().choices() == set(Preset)
+    assert Prompts(by_kind={}).choices() == {Preset.GENERAL, Preset.DOCUMENT}
+    assert Prompts(by_kind=kinds).choices() == {Preset.MEME}
+    assert Prompts(by_kind={}, by_mime={"application/pdf": Preset.MEME}).choices() == {Preset.GENERAL}
 
 
 @pytest.mark.parametrize(
@@ -249,11 +254,12 @@ def test_a_picture_skipped_here_and_shown_there() -> None:
         {"over_budget": "ocr"},
         {"prompts": {"by_kind": dict(reversed(list(VisionPolicy().prompts.by_kind.items())))}},
         {"prompts": {"by_mime": {"image/tiff": "document", "image/gif": "general"}}},
+        {"prompts": {"by_mime": {"image/tiff": "document", "application/pdf": "meme"}}},
     ],
 )
 def test_rules_that_change_no_answer_keep_the_fingerprint(rules: dict[str, Any]) -> None:
     """A changed skip rule, and a prompt said otherwise but meant alike, makes no result anew."""
-    assert prompt_fingerprint(VisionPolicy.model_validate(rules)) == prompt_fingerprint(VisionPolicy())
+    assert fingerprint(VisionPolicy.model_validate(rules)) == fingerprint(VisionPolicy())
 
 
 @pytest.mark.parametrize(
@@ -268,20 +274,20 @@ def test_rules_that_change_no_answer_keep_the_fingerprint(rules: dict[str, Any])
 )
 def test_what_changes_answers_changes_the_fingerprint(rules: dict[str, Any]) -> None:
     """Another language or another prompt for some picture is another fingerprint."""
-    assert prompt_fingerprint(VisionPolicy.model_validate(rules)) != prompt_fingerprint(VisionPolicy())
+    assert fingerprint(VisionPolicy.model_validate(rules)) != fingerprint(VisionPolicy())
 
 
 def test_the_order_of_keys_keeps_the_fingerprint() -> None:
     """A file and a tenant's settings may name the same types in any order."""
-    by_mime: dict[str, Preset] = {"image/png": "screenshot", "image/gif": "meme"}
+    by_mime = {"image/png": Preset.SCREENSHOT, "image/gif": Preset.MEME}
     backwards = dict(reversed(list(by_mime.items())))
     one, other = (VisionPolicy(prompts=Prompts(by_mime=given_)) for given_ in (by_mime, backwards))
-    assert prompt_fingerprint(one) == prompt_fingerprint(other)
+    assert fingerprint(one) == fingerprint(other)
 
 
 def test_the_fingerprint_is_the_same_in_every_process() -> None:
     """It stands in stored results; when this fails, all of them would be made anew."""
-    assert prompt_fingerprint(VisionPolicy()) == "38aaae9dd2ce5d59"
+    assert fingerprint(VisionPolicy()) == "11e6aee624481887"
 
 
 SIZES = st.sampled_from([1, 5 * KB, 10 * KB - 1, 10 * KB, 50 * KB, MB, 15 * MB, 15 * MB + 1, 41 * MB])

@@ -7,7 +7,7 @@ import pytest
 
 from vision_assets.core import prompts
 from vision_assets.core.errors import ReplyUnusable
-from vision_assets.core.prompts import Language, Preset, fingerprint, preset_for, prompt, repair_prompt
+from vision_assets.core.prompts import Language, Preset, fingerprint, prompt, repair_prompt
 from vision_assets.core.replies import SCHEMA
 from vision_assets.core.vision import Kind
 
@@ -40,22 +40,6 @@ def test_each_preset_dwells_on_something_else() -> None:
     """No two questions are the same."""
     users = [prompt(preset, language).user for preset in Preset for language in Language]
     assert len(set(users)) == len(users)
-
-
-@pytest.mark.parametrize(
-    ("kind", "preset"),
-    [
-        (Kind.DOCUMENT, Preset.DOCUMENT),
-        (Kind.SCREENSHOT, Preset.SCREENSHOT),
-        (Kind.MEME, Preset.MEME),
-        (Kind.INFOGRAPHIC, Preset.INFOGRAPHIC),
-        (Kind.PHOTO, Preset.GENERAL),
-        (Kind.OTHER, Preset.GENERAL),
-    ],
-)
-def test_the_preset_follows_the_kind(kind: Kind, preset: Preset) -> None:
-    """Kinds without a question of their own get the general one."""
-    assert preset_for(kind) is preset
 
 
 @pytest.mark.parametrize("language", Language)

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tests import pictures
 from vision_assets.core.errors import InputRejected
 from vision_assets.core.measurement import measure
 from vision_assets.core.pictures import decode_upright, probe
 from vision_assets.core.provider_pictures import FittedPicture, PictureLimits, fitted
+from vision_assets.core.vision import Kind
 
-LIMITS = PictureLimits(
-    mimes=frozenset({"image/jpeg", "image/png", "image/tiff", "image/bmp"}), max_bytes=15 * 2**20, max_pixels=40_000_000
-)
+LIMITS = PictureLimits(mimes=frozenset({"image/jpeg", "image/png"}), max_bytes=15 * 2**20, max_pixels=40_000_000)
 
 
 def limits(**changed: Any) -> PictureLimits:
@@ -31,9 +31,9 @@ def opened(picture: FittedPicture) -> Image.Image:
     return decode_upright(picture.content)
 
 
-@pytest.mark.parametrize("name", ["JPEG", "PNG", "TIFF", "BMP"])
+@pytest.mark.parametrize("name", ["JPEG", "PNG"])
 def test_what_the_provider_takes_goes_as_it_is(name: str) -> None:
-    """Byte by byte, and measured."""
+    """Byte by byte where there is nothing to cut out, and measured."""
     content = pictures.encoded(pictures.photo(320, 240), name)
     found = fitted(content, limits=LIMITS)
     assert (found.content, found.transcoded) == (content, False)
@@ -42,7 +42,7 @@ def test_what_the_provider_takes_goes_as_it_is(name: str) -> None:
     opened(found)
 
 
-@pytest.mark.parametrize("name", ["WEBP", "GIF", "AVIF"])
+@pytest.mark.parametrize("name", ["WEBP", "GIF", "AVIF", "TIFF", "BMP"])
 def test_what_it_does_not_take_becomes_a_jpeg_of_the_same_size(name: str) -> None:
     """The picture looks the same, and is measured as it is stored."""
     content = pictures.encoded(pictures.photo(320, 240), name)
@@ -51,6 +51,110 @@ def test_what_it_does_not_take_becomes_a_jpeg_of_the_same_size(name: str) -> Non
     assert found.measurement == measure(decode_upright(content))
     difference = np.abs(np.asarray(opened(found), dtype=int) - np.asarray(decode_upright(content), dtype=int))
     assert difference.mean() < 8  # a GIF is dithered
+
+
+SECRET = b"Nevsky prospekt 28"
+
+
+def telling_exif(orientation: int) -> Image.Exif:
+    """EXIF with a place, and the orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x010E] = SECRET.decode()
+    exif.get_ifd(0x8825).update({1: "N", 2: (59.0, 56.0, 8.0), 3: "E", 4: (30.0, 19.0, 33.0)})
+    return exif
+
+
+def telling(image: Image.Image, name: str) -> bytes:
+    """Encode with everything that a file may tell beside its pixels, and something after its end."""
+    options: dict[str, Any] = {"exif": telling_exif(1)}
+    if name in ("JPEG", "WEBP"):
+        options["xmp"] = b"<x:xmpmeta>" + SECRET + b"</x:xmpmeta>"
+    if name in ("JPEG", "GIF"):
+        options["comment"] = SECRET
+    if name == "PNG":
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_text("Location", SECRET.decode())
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", SECRET.decode())
+    content = pictures.encoded(image, name, **options)
+    if name == "JPEG":  # IPTC stands in a segment of Photoshop's
+        block = b"Photoshop 3.0\0" + SECRET
+        content = content[:2] + b"\xff\xed" + (len(block) + 2).to_bytes(2, "big") + block + content[2:]
+    return content + (SECRET if name in ("JPEG", "PNG") else b"")
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "TIFF", "GIF"])
+def test_nothing_is_told_beside_the_pixels(name: str) -> None:
+    """No place, no comment, no hidden tail; where the provider takes the format its pixels stay as they are."""
+    content = telling(pictures.photo(320, 240), name)
+    assert SECRET in content
+    found = fitted(content, limits=LIMITS)
+    assert SECRET not in found.content
+    assert b"Exif" not in found.content
+    assert b"eXIf" not in found.content
+    with Image.open(io.BytesIO(found.content)) as sent:
+        sent.load()
+        assert not sent.getexif()
+    assert found.transcoded == (name not in ("JPEG", "PNG"))
+    if not found.transcoded:
+        assert np.array_equal(np.asarray(opened(found)), np.asarray(decode_upright(content)))
+        assert len(found.content) < len(content)
+
+
+@pytest.mark.parametrize(
+    ("image", "options"),
+    [
+        (pictures.photo(64, 48), {"progressive": True, "icc_profile": b"profile" * 20_000}),
+        (pictures.photo(64, 48).convert("CMYK"), {}),
+        (pictures.photo(64, 48).convert("L"), {"restart_marker_blocks": 2}),
+    ],
+    ids=["progressive, with a long profile", "cmyk", "grey, with restarts"],
+)
+def test_every_kind_of_jpeg_keeps_its_pixels(image: Image.Image, options: dict[str, Any]) -> None:
+    """Several scans, a colour profile in several segments, Adobe's colours, and restarts in a scan."""
+    content = pictures.encoded(image, "JPEG", exif=telling_exif(1), **options)
+    found = fitted(content, limits=LIMITS)
+    assert not found.transcoded
+    assert SECRET not in found.content
+    assert np.array_equal(np.asarray(opened(found)), np.asarray(decode_upright(content)))
+    with Image.open(io.BytesIO(found.content)) as sent:
+        assert sent.info.get("icc_profile") == options.get("icc_profile")
+
+
+def test_a_jpeg_turned_by_exif_is_sent_upright_and_without_its_place() -> None:
+    """Whoever looks at it may not read EXIF, so its pixels are turned."""
+    upright = pictures.blank(64, 32)
+    upright.paste("red", (0, 0, 24, 12))
+    content = pictures.encoded(upright.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=telling_exif(6))
+    found = fitted(content, limits=LIMITS)
+    assert (found.width, found.height, found.transcoded) == (64, 32, True)
+    assert SECRET not in found.content
+    with Image.open(io.BytesIO(found.content)) as sent:
+        assert not sent.getexif()
+        red, green, _ = np.asarray(sent).astype(int)[6, 8]
+    assert red > 180
+    assert green < 80
+
+
+def test_a_jpeg_that_only_a_lenient_decoder_reads_is_encoded_anew() -> None:
+    """Its parts cannot be told apart, so none of them is sent."""
+    content = pictures.encoded(pictures.photo(64, 48), "JPEG", progressive=True)
+    tables = content.index(b"\xff\xc4", content.index(b"\xff\xda")) + 2
+    end = tables + int.from_bytes(content[tables : tables + 2], "big")
+    content = content[:end] + SECRET + content[end:]
+    found = fitted(content, limits=LIMITS)
+    assert found.transcoded
+    assert SECRET not in found.content
+
+
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [(pictures.photo(320, 240), Kind.PHOTO), (pictures.screenshot(), Kind.SCREENSHOT), (pictures.blank(), Kind.OTHER)],
+    ids=["photo", "screenshot", "blank"],
+)
+def test_the_kind_is_told_on_the_way(image: Image.Image, kind: Kind) -> None:
+    """By the rules, without a word read: it chooses the question."""
+    assert fitted(pictures.encoded(image, "PNG"), limits=LIMITS).kind == kind
 
 
 @pytest.mark.parametrize("name", ["GIF", "WEBP", "TIFF", "PNG"])

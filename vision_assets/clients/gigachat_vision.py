@@ -6,7 +6,6 @@ and files (`gigachat.py`), the questions (`core/prompts.py`), reading replies (`
 """
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,6 +14,7 @@ import structlog
 from gigachat.models import ChatCompletion, Choices
 
 from vision_assets.clients.gigachat import GigaChat
+from vision_assets.core.asking import MAX_TOKENS, estimated_tokens, fingerprint
 from vision_assets.core.errors import (
     AnswerRefused,
     InputRejected,
@@ -22,7 +22,8 @@ from vision_assets.core.errors import (
     ReplyUnusable,
     VisionAssetsError,
 )
-from vision_assets.core.prompts import Language, Preset, fingerprint, prompt, repair_prompt
+from vision_assets.core.policy import Prompts
+from vision_assets.core.prompts import Language, Prompt, prompt, repair_prompt
 from vision_assets.core.provider_pictures import PictureLimits, fitted
 from vision_assets.core.replies import SCHEMA, Reply, analysis_of, read_reply
 from vision_assets.core.tenants import TenantId
@@ -30,16 +31,10 @@ from vision_assets.core.vision import Analysis
 
 log = structlog.get_logger(__name__)
 
-LIMITS = PictureLimits(
-    mimes=frozenset({"image/jpeg", "image/png", "image/tiff", "image/bmp"}), max_bytes=15_000_000, max_pixels=40_000_000
-)
+LIMITS = PictureLimits(mimes=frozenset({"image/jpeg", "image/png"}), max_bytes=15_000_000, max_pixels=40_000_000)
 PICTURE_TOKENS = 1792
 """Of one picture at most; a third party's figure."""
 
-MAX_TOKENS = 1024
-"""Of an answer. One that breaks off is asked for again with room for four times as much."""
-
-_CHARACTERS_A_TOKEN = 3
 _LONGER = 4
 _FUNCTION = "describe_picture"
 
@@ -58,14 +53,14 @@ class GigaChatVision:
 
     Attributes:
         language: Of descriptions, labels and objects.
-        preset: What the question dwells on.
+        prompts: Which picture is asked what.
     """
 
     api: GigaChat
     tenant_id: TenantId
     model: str
     language: Language = Language.RU
-    preset: Preset = Preset.GENERAL
+    prompts: Prompts = field(default_factory=Prompts)
     _forms: list[Form] = field(default_factory=lambda: list(_FORMS))
     _settled: bool = False
 
@@ -73,19 +68,15 @@ class GigaChatVision:
 
     @property
     def fingerprint(self) -> str:
-        """Of the question, and of how a picture is sent."""
-        asked = (
-            f"{fingerprint(self.preset, self.language)} {sorted(LIMITS.mimes)} {LIMITS.max_bytes} {LIMITS.max_pixels}"
-        )
-        return hashlib.sha256(asked.encode()).hexdigest()[:16]
+        """Of the questions, and of how a picture is sent."""
+        return fingerprint(self.language, self.prompts, LIMITS)
 
     @property
     def estimated_tokens(self) -> int:
-        """Of one question with its picture and its answer. A question that must be put twice takes more."""
-        asked = prompt(self.preset, self.language)
-        return PICTURE_TOKENS + MAX_TOKENS + len(asked.system + asked.user + str(SCHEMA)) // _CHARACTERS_A_TOKEN
+        """Of one question with its picture and its answer."""
+        return estimated_tokens(self.language, self.prompts, picture_tokens=PICTURE_TOKENS)
 
-    async def analyze(self, content: bytes, *, mime: str) -> Analysis:  # noqa: ARG002 - the content says it better
+    async def analyze(self, content: bytes, *, mime: str) -> Analysis:
         """Look at one picture.
 
         Raises:
@@ -95,9 +86,10 @@ class GigaChatVision:
             ProviderBudgetGone, ConfigurationError: No picture will be looked at, as things are.
         """
         picture = await asyncio.to_thread(fitted, content, limits=LIMITS)
+        asked = prompt(self.prompts.choose(mime, picture.kind), self.language)
         bill = _Bill()
         async with self.api.uploaded(picture.content, mime=picture.mime) as file_id:
-            reply, completion = await self._answer(file_id, bill)
+            reply, completion = await self._answer(asked, file_id, bill)
         return analysis_of(
             reply.seen,
             measurement=picture.measurement,
@@ -106,16 +98,16 @@ class GigaChatVision:
             file_id=file_id,
         )
 
-    async def _answer(self, file_id: str, bill: _Bill) -> tuple[Reply, ChatCompletion]:
-        completion = await self._ask(file_id, bill, max_tokens=MAX_TOKENS)
+    async def _answer(self, asked: Prompt, file_id: str, bill: _Bill) -> tuple[Reply, ChatCompletion]:
+        completion = await self._ask(asked, file_id, bill, max_tokens=MAX_TOKENS)
         if completion.choices[0].finish_reason == "length":
-            completion = await self._again(self._ask(file_id, bill, max_tokens=MAX_TOKENS * _LONGER), bill)
+            completion = await self._again(self._ask(asked, file_id, bill, max_tokens=MAX_TOKENS * _LONGER), bill)
         raw = _said(completion.choices[0])
         try:
             return read_reply(raw), completion
         except ReplyUnusable as error:
             log.warning("gigachat.reply_unusable", reason=error.reason, error=str(error))
-            repaired = await self._again(self._repair(raw, error, bill), bill)
+            repaired = await self._again(self._repair(asked, raw, error, bill), bill)
             try:
                 return read_reply(_said(repaired.choices[0])), completion
             except ReplyUnusable as still:
@@ -126,9 +118,8 @@ class GigaChatVision:
                     raw_reply=str(raw),
                 ) from still
 
-    async def _ask(self, file_id: str, bill: _Bill, *, max_tokens: int) -> ChatCompletion:
+    async def _ask(self, asked: Prompt, file_id: str, bill: _Bill, *, max_tokens: int) -> ChatCompletion:
         """Ask in the strictest form that this model takes; which one that is, is found out once."""
-        asked = prompt(self.preset, self.language)
         messages = [
             {"role": "system", "content": asked.system},
             {"role": "user", "content": asked.user, "attachments": [file_id]},
@@ -149,9 +140,11 @@ class GigaChatVision:
                 self._settled = True
                 return answer
 
-    async def _repair(self, raw: str | Mapping[str, Any], error: ReplyUnusable, bill: _Bill) -> ChatCompletion:
+    async def _repair(
+        self, asked: Prompt, raw: str | Mapping[str, Any], error: ReplyUnusable, bill: _Bill
+    ) -> ChatCompletion:
         messages = [
-            {"role": "system", "content": prompt(self.preset, self.language).system},
+            {"role": "system", "content": asked.system},
             {"role": "user", "content": repair_prompt(raw, error, self.language)},
         ]
         form = _in_form(self._forms[0])

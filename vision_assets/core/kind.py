@@ -17,6 +17,9 @@ from vision_assets.core.vision import Classification, Kind
 
 METHOD = "rules"
 
+VERSION = 1
+"""Raise it whenever a rule or a threshold changes; and that of `clients/local_vision.py`, which looks at more."""
+
 _EDGE = 512
 _BLOCK = 8
 

@@ -102,6 +102,7 @@ class PictureHeader:
         height: Pixels, upright.
         frames: More than 1 is an animation or a TIFF of many pages.
         mode: Pillow's name of the pixel layout, as stored.
+        is_upright: As stored; else EXIF says how it is to be turned.
     """
 
     format: str
@@ -111,6 +112,7 @@ class PictureHeader:
     height: int
     frames: int
     mode: str
+    is_upright: bool
 
 
 def probe(content: bytes) -> PictureHeader:
@@ -223,7 +225,8 @@ def _header(image: ImageFile.ImageFile, picture_format: str) -> PictureHeader:
             f"{width}×{height} is {width * height / 1e6:.0f} MP; the limit is {limit / 1e6:.0f} MP for this kind of "
             f"{picture_format}; send it smaller",
         )
-    if _orientation(image) >= 5:
+    orientation = _orientation(image)
+    if orientation >= 5:
         width, height = height, width
     return PictureHeader(
         format=picture_format,
@@ -233,6 +236,7 @@ def _header(image: ImageFile.ImageFile, picture_format: str) -> PictureHeader:
         height=height,
         frames=getattr(image, "n_frames", 1),
         mode=image.mode,
+        is_upright=orientation == 1,
     )
 
 

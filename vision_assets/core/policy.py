@@ -1,4 +1,4 @@
-"""Which pictures of a post are looked at, how far, and with which prompt: the policy and its decisions; pure functions.
+"""Which pictures of a post are looked at, how far, and with which prompt: the policy, its decisions; pure functions.
 
 The rules are asked in the order of `VERDICTS`, and the first one that applies decides.
 What is not here: where a policy's values come from (`policy_settings.py`), who asks the budget (`budget_gate.py`), and
@@ -16,13 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from vision_assets.core.language import language_of
 from vision_assets.core.pictures import MIME_TYPES
+from vision_assets.core.prompts import Language, Preset
 from vision_assets.core.vision import Kind
-
-Language = Literal["ru", "en"]
-"""ISO 639-1."""
-
-Preset = Literal["general", "document", "screenshot", "infographic", "meme"]
-"""Names a prompt; its words are the provider's."""
 
 Verdict = Literal["analyse", "ocr_only", "defer", "skip"]
 
@@ -104,31 +99,34 @@ class OcrOnly(_Rules):
 
 
 class Prompts(_Rules):
-    """Which prompt a picture gets: by its kind where that is known, else by its type, else the default.
+    """Which prompt a picture gets: by its kind, where that has one, else by its type, else the default.
 
     Attributes:
-        by_kind: As the local provider's rules tell the kind.
+        by_kind: As the rules of `kind.py` tell it from the pixels alone.
         by_mime: For what `by_kind` says nothing of.
     """
 
-    default: Preset = "general"
+    default: Preset = Preset.GENERAL
     by_kind: Mapping[Kind, Preset] = {
-        Kind.DOCUMENT: "document",
-        Kind.SCREENSHOT: "screenshot",
-        Kind.INFOGRAPHIC: "infographic",
-        Kind.MEME: "meme",
+        Kind.DOCUMENT: Preset.DOCUMENT,
+        Kind.SCREENSHOT: Preset.SCREENSHOT,
+        Kind.INFOGRAPHIC: Preset.INFOGRAPHIC,
+        Kind.MEME: Preset.MEME,
     }
-    by_mime: Mapping[MimeType, Preset] = {"image/tiff": "document"}
+    by_mime: Mapping[MimeType, Preset] = {"image/tiff": Preset.DOCUMENT}
 
-    def choose(self, mime: str, kind: Kind | None) -> Preset:
+    def choose(self, mime: str, kind: Kind) -> Preset:
         """Choose the prompt of one picture.
 
         Args:
             mime: As sniffed from the content.
-            kind: None: not known.
+            kind: As told by the rules.
         """
-        by_mime = self.by_mime.get(mime, self.default)
-        return by_mime if kind is None else self.by_kind.get(kind, by_mime)
+        return self.by_kind.get(kind, self.by_mime.get(mime, self.default))
+
+    def choices(self) -> frozenset[Preset]:
+        """List the prompts that some picture may get."""
+        return frozenset(self.choose(mime, kind) for mime in MIME_TYPES for kind in Kind)
 
 
 class VisionPolicy(_Rules):
@@ -155,8 +153,8 @@ class VisionPolicy(_Rules):
     max_pictures_per_post: Count = 2
     small_below_bytes: Count = 10 * 2**10
     skipped_channels: frozenset[Username] = frozenset()
-    post_languages: frozenset[Language] = frozenset({"ru", "en"})
-    description_language: Language = "ru"
+    post_languages: frozenset[Language] = frozenset(Language)
+    description_language: Language = Language.RU
     ocr_only: OcrOnly = OcrOnly()
     over_budget: Literal["defer", "ocr"] = "defer"
     prompts: Prompts = Prompts()
@@ -171,7 +169,6 @@ class PolicyMedium:
         width: Pixels, upright.
         height: Pixels, upright.
         position: Among the post's pictures, from 0.
-        kind: As the local provider's rules told it; None: not looked at yet.
     """
 
     sha256: str
@@ -180,7 +177,6 @@ class PolicyMedium:
     width: int
     height: int
     position: int
-    kind: Kind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +201,10 @@ class Decision:
     Attributes:
         reason: Which rule decided.
         message: For people: the figures, and the key of the rule.
-        preset: The prompt, if it is to be analysed.
     """
 
     reason: Reason
     message: str
-    preset: Preset | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -306,24 +300,17 @@ def most_generous(decisions: Sequence[Decision]) -> Decision:
         decisions: Of at least one post, in any order.
     """
     reasons = list(VERDICTS)
-    return max(
-        decisions,
-        key=lambda one: (_GENEROSITY.index(one.verdict), reasons.index(one.reason), one.message, one.preset or ""),
-    )
+    return max(decisions, key=lambda one: (_GENEROSITY.index(one.verdict), reasons.index(one.reason), one.message))
 
 
-def prompt_fingerprint(policy: VisionPolicy) -> str:
+def prompt_fingerprint(language: Language, prompts: Prompts) -> str:
     """Tell by 16 hex digits what of a policy changes the answer of a call: language and choice of the prompt.
 
     It belongs into the provider's fingerprint. Rules about what is looked at at all are not in it, and two policies
     that choose the same prompt for every picture have the same.
     """
-    kinds = (None, *Kind)
-    prompts = policy.prompts
-    of_others = [prompts.choose("", kind) for kind in kinds]
-    of_types = {mime: [prompts.choose(mime, kind) for kind in kinds] for mime in prompts.by_mime}
-    choice = {mime: chosen for mime, chosen in of_types.items() if chosen != of_others}
-    canonical = json.dumps([policy.description_language, of_others, choice], sort_keys=True)
+    choice = {mime: [prompts.choose(mime, kind) for kind in Kind] for mime in MIME_TYPES}
+    canonical = json.dumps([language, choice], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -399,7 +386,7 @@ def _about_the_budget(policy: VisionPolicy, medium: PolicyMedium, *, quota_exhau
     if listed and when == "always":
         return Decision("ocr_only_type", f"{medium.mime} is one of ocr_only.mime_types, with ocr_only.when: always")
     if not quota_exhausted:
-        return Decision("allowed", "no rule is against it", policy.prompts.choose(medium.mime, medium.kind))
+        return Decision("allowed", "no rule is against it")
     if listed and when == "quota_exhausted":
         return Decision(
             "ocr_only_type_over_budget", f"the budget is exhausted, and {medium.mime} is one of ocr_only.mime_types"

@@ -130,14 +130,15 @@ _OF_THE_KEY = "[key]"
 def _problem(detail: Mapping[str, Any]) -> Problem:
     """Say what pydantic found in the words of these settings."""
     path, given, context = detail["loc"], detail["input"], detail.get("ctx", {})
-    if path[-1:] == (_OF_THE_KEY,):
+    is_key = path[-1:] == (_OF_THE_KEY,)
+    if is_key:
         path = path[:-1]
     match detail["type"]:
         case "extra_forbidden":
             message = _unknown_key(path)
-        case "enum":
+        case "enum" if is_key:
             message = f"there is no such key; there are: {context['expected']}"
-        case "literal_error":
+        case "enum" | "literal_error":
             message = f"{_shown(given)} is not allowed; allowed: {context['expected']}"
         case "int_type":
             message = f"must be a whole number, not {_shown(given)}"

@@ -1,20 +1,28 @@
-"""What of a picture goes to a provider: its own bytes where the provider takes them, else a JPEG that it takes.
+"""What of a picture goes to a provider: its own pixels where the provider takes them, else a JPEG that it takes.
 
-The picture is measured on the way, while it is decoded: colours and barcodes are never a provider's word.
-What is not here: decoding (`pictures.py`), measuring (`measurement.py`), and the limits themselves (`clients/`).
+Never what the file tells beside them. The picture is measured on the way, while it is decoded: colours and barcodes are
+never a provider's word. What is not here: decoding (`pictures.py`), measuring (`measurement.py`), cutting metadata out
+(`picture_metadata.py`), and the limits themselves (`clients/`).
 """
 
 import io
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import sqrt
 
+import structlog
 from PIL import Image
 
+from vision_assets.core.kind import classify, look
 from vision_assets.core.measurement import measure, scaled_down
-from vision_assets.core.pictures import decode_upright, probe
-from vision_assets.core.vision import Measurement
+from vision_assets.core.picture_metadata import Uncleanable, jpeg_without_metadata, png_without_metadata
+from vision_assets.core.pictures import PictureHeader, decode_upright, probe
+from vision_assets.core.vision import Kind, Measurement
+
+log = structlog.get_logger(__name__)
 
 _JPEG = "image/jpeg"
+_CLEANERS: Mapping[str, Callable[[bytes], bytes]] = {_JPEG: jpeg_without_metadata, "image/png": png_without_metadata}
 _QUALITY = 90
 # A JPEG has 16 bits for an edge, and libjpeg keeps some.
 _MAX_EDGE_OF_JPEG = 65_500
@@ -29,7 +37,8 @@ class PictureLimits:
     """What a provider takes.
 
     Attributes:
-        mimes: With `image/jpeg`, which everything else is turned into.
+        mimes: With `image/jpeg`, which everything else is turned into; of the others, `image/png` alone can be sent
+            without being encoded anew.
         max_bytes: At least 10,000.
         max_pixels: Width by height.
     """
@@ -54,8 +63,9 @@ class FittedPicture:
         mime: Of `content`.
         width: Pixels of `content`, upright.
         height: Pixels of `content`, upright.
-        transcoded: `content` is not the file as it is stored.
+        transcoded: The pixels of `content` are encoded anew.
         measurement: Of the picture as it is stored.
+        kind: As the rules tell it without reading a word.
     """
 
     content: bytes
@@ -64,14 +74,15 @@ class FittedPicture:
     height: int
     transcoded: bool
     measurement: Measurement
+    kind: Kind
 
 
 def fitted(content: bytes, *, limits: PictureLimits) -> FittedPicture:
     """Make a picture fit a provider; CPU-bound, a matter of 0.1 to some seconds.
 
-    A file within the limits stays as it is, byte by byte, unless it holds several frames. Any other becomes a JPEG: its
-    first frame, upright, alpha on white, scaled down as far as the limits need. Either way it is decoded once, so that
-    no call is paid for a picture that is broken.
+    An upright JPEG or PNG within the limits keeps its pixels as they are encoded, and loses its metadata. Any other
+    becomes a JPEG: its first frame, upright, alpha on white, scaled down as far as the limits need. Either way it is
+    decoded once, so that no call is paid for a picture that is broken.
 
     Raises:
         InputRejected: As from `pictures.decode_upright`.
@@ -79,16 +90,32 @@ def fitted(content: bytes, *, limits: PictureLimits) -> FittedPicture:
     header = probe(content)
     image = decode_upright(content, max_edge=_DECODE_EDGE)
     measurement = measure(image, size=(header.width, header.height))
-    fits = (
-        header.mime in limits.mimes
-        and len(content) <= limits.max_bytes
-        and header.width * header.height <= limits.max_pixels
-        and header.frames == 1
-    )
-    if fits:
-        return FittedPicture(content, header.mime, header.width, header.height, False, measurement)
+    kind = classify(look(image), None).kind
+    clean = _cleaned(content, header, limits)
+    if clean is not None:
+        return FittedPicture(clean, header.mime, header.width, header.height, False, measurement, kind)
+    image.info.clear()  # Pillow would write a comment again
     image, body = _as_jpeg(image, limits)
-    return FittedPicture(body, _JPEG, image.width, image.height, True, measurement)
+    return FittedPicture(body, _JPEG, image.width, image.height, True, measurement, kind)
+
+
+def _cleaned(content: bytes, header: PictureHeader, limits: PictureLimits) -> bytes | None:
+    """Give the file without its metadata; None where its pixels must be encoded anew."""
+    cleaner = _CLEANERS.get(header.mime)
+    if (
+        cleaner is None
+        or header.mime not in limits.mimes
+        or not header.is_upright
+        or header.frames > 1
+        or header.width * header.height > limits.max_pixels
+    ):
+        return None
+    try:
+        clean = cleaner(content)
+    except Uncleanable as error:
+        log.info("picture.encoded_anew", reason=str(error))
+        return None
+    return clean if len(clean) <= limits.max_bytes else None
 
 
 def _as_jpeg(image: Image.Image, limits: PictureLimits) -> tuple[Image.Image, bytes]:

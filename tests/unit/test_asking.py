@@ -1,0 +1,60 @@
+"""What is asked of any model: the fingerprint of all questions together, and what one of them may cost."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from vision_assets.core import kind, prompts
+from vision_assets.core.asking import MAX_TOKENS, estimated_tokens, fingerprint
+from vision_assets.core.policy import Prompts
+from vision_assets.core.prompts import Language, Preset
+from vision_assets.core.provider_pictures import PictureLimits
+
+LIMITS = PictureLimits(mimes=frozenset({"image/jpeg"}), max_bytes=10_000, max_pixels=1000)
+GENERAL_ALONE = Prompts(by_kind={}, by_mime={})
+
+
+def of(choice: Prompts = GENERAL_ALONE, language: Language = Language.RU, **limits: Any) -> str:
+    """The fingerprint."""
+    return fingerprint(language, choice, replace(LIMITS, **limits))
+
+
+def test_the_fingerprint_is_the_same_in_every_process() -> None:
+    """Results are made anew, and paid for, when this figure changes: change it here only if that is meant."""
+    assert of(Prompts()) == "eb977f13a5ea0c89"
+
+
+def test_whatever_shapes_an_answer_is_in_the_fingerprint() -> None:
+    """Language, choice of the question, and each limit that pictures are fitted to."""
+    others = [
+        of(language=Language.EN),
+        of(Prompts()),
+        of(mimes=frozenset({"image/jpeg", "image/png"})),
+        of(max_bytes=20_000),
+        of(max_pixels=2000),
+    ]
+    assert len({of(), *others}) == 1 + len(others)
+
+
+def test_the_rules_that_choose_are_in_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other rules for the kind may ask something else about the same picture."""
+    before = of()
+    monkeypatch.setattr(kind, "VERSION", kind.VERSION + 1)
+    assert of() != before
+
+
+def test_only_texts_that_are_asked_are_in_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question that no picture gets may be changed for nothing."""
+    alone, all_of_them = of(), of(Prompts())
+    texts = {language: {**texts, Preset.MEME: "?"} for language, texts in prompts._USER.items()}
+    monkeypatch.setattr(prompts, "_USER", texts)
+    assert of() == alone
+    assert of(Prompts()) != all_of_them
+
+
+def test_the_estimate_has_room_for_the_longest_question() -> None:
+    """The picture, a whole answer, and whichever question is the longest."""
+    short, long = (estimated_tokens(Language.RU, one, picture_tokens=100) for one in (GENERAL_ALONE, Prompts()))
+    assert 100 + MAX_TOKENS < short < long
+    assert estimated_tokens(Language.RU, GENERAL_ALONE, picture_tokens=600) == short + 500
