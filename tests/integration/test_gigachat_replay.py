@@ -17,7 +17,8 @@ from structlog.testing import capture_logs
 from tests.pictures import encoded, photo
 from tests.replayed_gigachat import Place, Replay, Said, replayed
 from vision_assets.clients.gigachat import GigaChat
-from vision_assets.clients.gigachat_vision import MAX_TOKENS, GigaChatVision
+from vision_assets.clients.gigachat_vision import GigaChatVision
+from vision_assets.core.asking import MAX_TOKENS
 from vision_assets.core.errors import (
     AnswerRefused,
     ConfigurationError,

@@ -2,14 +2,11 @@
 
 import dagster as dg
 
-from vision_assets.defs.partitions import TENANTS
-
 TENANT_PIPELINE = "tenant_pipeline"
 
 tenant_pipeline = dg.define_asset_job(
     TENANT_PIPELINE,
     selection=dg.AssetSelection.all(),
-    partitions_def=TENANTS,
     executor_def=dg.in_process_executor,
     description="Everything for one tenant, from new references to the search index; does only what is not done.",
 )

@@ -1,10 +1,14 @@
-"""Sensors: the tenants' partitions follow the `tenants` table."""
+"""Sensors: partitions follow the `tenants` table; deferred pictures are picked up when their time comes."""
 
 import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import dagster as dg
 
 from vision_assets.core.errors import VisionAssetsError
+from vision_assets.core.tenants import TenantId
+from vision_assets.defs.jobs import tenant_pipeline
 from vision_assets.defs.partitions import TENANTS
 from vision_assets.resources import PostgresResource
 
@@ -27,3 +31,31 @@ def tenant_partitions(
     if not new:
         return dg.SkipReason("Every tenant has its partition.")
     return dg.SensorResult(dynamic_partitions_requests=[TENANTS.build_add_request(new)])
+
+
+TENANTS_A_TICK = 100
+
+
+@dg.sensor(job=tenant_pipeline, minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
+def deferred_pictures(
+    context: dg.SensorEvaluationContext, postgres: PostgresResource
+) -> list[dg.RunRequest] | dg.SkipReason:
+    """Starts a run for each tenant whose pictures waited for the budget, or rested, until now."""
+    now = datetime.now(UTC)
+
+    async def due() -> Mapping[TenantId, datetime]:
+        async with postgres.open() as ledgers:
+            return await ledgers.vision.tenants_with_due(now, limit=TENANTS_A_TICK)
+
+    try:
+        found = asyncio.run(due())
+    except VisionAssetsError as error:
+        return dg.SkipReason(f"What is due could not be read: {error}")
+    known = set(context.instance.get_dynamic_partitions(str(TENANTS.name)))
+    requests = [
+        # A run that leaves them due, because it fails, is followed by another one in the next hour.
+        dg.RunRequest(run_key=f"{tenant_id}/{due_at:%Y%m%dT%H%M%S.%f}/{now:%Y%m%dT%H}", partition_key=str(tenant_id))
+        for tenant_id, due_at in found.items()
+        if str(tenant_id) in known
+    ]
+    return requests or dg.SkipReason("No deferred picture is due.")

@@ -302,13 +302,13 @@ class PostgresVision:
                 {(("reason", reason),): count for reason, count in blocks.items()},
             )
 
-    async def tenants_with_due(self, now: datetime) -> Mapping[TenantId, datetime]:
-        """List the active tenants that have deferred pictures whose time has come, with the time of the first.
+    async def tenants_with_due(self, now: datetime, *, limit: int) -> Mapping[TenantId, datetime]:
+        """List active tenants that have deferred pictures whose time has come, with the time of the first.
 
         Args:
             now: Aware UTC.
+            limit: Of tenants; those that wait longest come first.
         """
         async with self.database.connection() as connection:
-            return {
-                TenantId(row["tenant_id"]): row["due_at"] async for row in sql.tenants_with_due(connection, now=now)
-            }
+            rows = sql.tenants_with_due(connection, now=now, row_limit=limit)
+            return {TenantId(row["tenant_id"]): row["due_at"] async for row in rows}

@@ -186,14 +186,16 @@ ON CONFLICT (tenant_id, sha256, provider, model) DO UPDATE SET
 DELETE FROM vision_decisions
 WHERE tenant_id = :tenant_id AND sha256 = :sha256 AND provider = :provider AND model = :model;
 
--- name: tenants_with_due(now)
--- Active tenants that have pictures which were deferred and whose time has come, with the time of the first.
+-- name: tenants_with_due(now, row_limit)
+-- Active tenants that have pictures which were deferred and whose time has come, with the time of the first; those that
+-- wait longest come first.
 SELECT d.tenant_id, min(d.due_at) AS due_at
 FROM vision_decisions d
 JOIN tenants t ON t.id = d.tenant_id AND t.active
 WHERE d.due_at <= :now
 GROUP BY d.tenant_id
-ORDER BY d.tenant_id;
+ORDER BY min(d.due_at), d.tenant_id
+LIMIT :row_limit;
 
 -- name: is_analysed(tenant_id, sha256, provider, model, schema_version, fingerprint)$
 -- Whether a picture has a result, or an error, of this provider at this fingerprint.
