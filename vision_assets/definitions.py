@@ -4,10 +4,11 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import dagster as dg
 
+from vision_assets.core.vision import ProviderName
 from vision_assets.logs import configure_logging
 from vision_assets.resources import (
     DagsterStorageResource,
@@ -18,6 +19,7 @@ from vision_assets.resources import (
     StorageCleanupResource,
     StorageQuotaResource,
     TokenBudgetResource,
+    VisionPolicyResource,
     VisionProviderResource,
 )
 from vision_assets.settings import Settings
@@ -57,15 +59,17 @@ def default_resources(settings: Settings) -> dict[str, Any]:
             tenant_calls=settings.budget_tenant_calls,
             global_day_tokens=settings.budget_global_day_tokens,
             global_month_tokens=settings.budget_global_month_tokens,
-            global_calls=settings.calls_at_once,
+            global_calls={name: settings.calls_at_once(name) for name in get_args(ProviderName)},
             estimate_floor_tokens=settings.budget_estimate_floor_tokens,
         ),
         "media_source": MediaSourceResource(
             concurrency=settings.media_concurrency, decode_threads=settings.decode_threads
         ),
+        "vision_policy": VisionPolicyResource(
+            file=str(settings.vision_policy_file) if settings.vision_policy_file else None
+        ),
         "vision_provider": VisionProviderResource(
             provider=settings.provider,
-            language=settings.vision_language,
             concurrency=settings.vision_concurrency,
             ocr_languages=settings.ocr_languages,
             gigachat_credentials=dg.EnvVar("GIGACHAT_CREDENTIALS") if settings.gigachat_credentials else None,
@@ -74,6 +78,9 @@ def default_resources(settings: Settings) -> dict[str, Any]:
             gigachat_base_url=settings.gigachat_base_url,
             gigachat_auth_url=settings.gigachat_auth_url,
             gigachat_ca_file=str(settings.gigachat_ca_file) if settings.gigachat_ca_file else None,
+            openai_base_url=settings.openai_base_url,
+            openai_api_key=dg.EnvVar("OPENAI_API_KEY") if settings.openai_api_key else None,
+            openai_model=settings.openai_model,
         ),
         "qdrant": QdrantResource(
             url=dg.EnvVar("QDRANT_URL"), api_key=dg.EnvVar("QDRANT_API_KEY") if settings.qdrant_api_key else None

@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr
 
 from vision_assets.clients.local_vision import LocalVision
 from vision_assets.clients.media_files import LocalFiles
+from vision_assets.clients.policy_file import read_policy
 from vision_assets.clients.postgres import Database
 from vision_assets.clients.postgres.budget import PostgresBudget
 from vision_assets.clients.postgres.cleanup import PostgresCleanup
@@ -36,11 +37,12 @@ from vision_assets.core.cleanup import Plan, emergency_plan, ttl_plan
 from vision_assets.core.errors import ConfigurationError
 from vision_assets.core.guarded_store import QuotaGuardedStore, Unbooked
 from vision_assets.core.media import MediaSource
-from vision_assets.core.prompts import Language
+from vision_assets.core.policy import VisionPolicy
+from vision_assets.core.policy_settings import with_tenant_settings
 from vision_assets.core.quota import StorageLimits
 from vision_assets.core.storage import ContentType
 from vision_assets.core.tenants import Tenant, TenantId
-from vision_assets.core.vision import SCHEMA_VERSION, VisionProvider
+from vision_assets.core.vision import SCHEMA_VERSION, ProviderName, VisionProvider
 
 if TYPE_CHECKING:
     from vision_assets.clients.gigachat import GigaChat
@@ -76,8 +78,6 @@ class Ledgers:
 
 UNBOOKED = Unbooked()
 """One a process: its steps share what is let through without a check."""
-
-GIGACHAT = "gigachat"
 
 VISION_CODE_VERSION = f"{LocalVision.name} {LocalVision.model} v{SCHEMA_VERSION}"
 """Of `vision_results`: with another one, the UI shows what was made before as outdated."""
@@ -201,11 +201,15 @@ class TokenBudgetResource(dg.ConfigurableResource[None]):
     tenant_calls: int | None = Field(default=None, description="At once, to one provider")
     global_day_tokens: int | None = None
     global_month_tokens: int | None = None
-    global_calls: int | None = None
+    global_calls: dict[str, int] = Field(default={}, description="At once, by provider")
     estimate_floor_tokens: int = ESTIMATE_FLOOR_TOKENS
 
-    def gate(self, ledgers: Ledgers) -> BudgetGate:
-        """Put the budget before a step's calls; whoever lets calls through it closes it."""
+    def gate(self, ledgers: Ledgers, *, provider: str | None = None) -> BudgetGate:
+        """Put the budget before a step's calls; whoever lets calls through it closes it.
+
+        Args:
+            provider: To whom they go; None: there are none.
+        """
         limits = BudgetLimits(
             tenant={
                 "day": Allowance(self.tenant_day_tokens, self.tenant_day_requests),
@@ -215,7 +219,7 @@ class TokenBudgetResource(dg.ConfigurableResource[None]):
             everyone={
                 "day": Allowance(self.global_day_tokens),
                 "month": Allowance(self.global_month_tokens),
-                "calls": Allowance(requests=self.global_calls),
+                "calls": Allowance(requests=self.global_calls.get(provider or "")),
             },
         )
         return BudgetGate(ledgers.budget, limits, estimate_floor_tokens=self.estimate_floor_tokens)
@@ -232,11 +236,25 @@ class MediaSourceResource(dg.ConfigurableResource[None]):
         return LocalFiles()
 
 
-class VisionProviderResource(dg.ConfigurableResource[None]):
-    """Who looks at the pictures: the local provider, or GigaChat."""
+class VisionPolicyResource(dg.ConfigurableResource[None]):
+    """What may be looked at, by whom, and with which prompt."""
 
-    provider: str = Field(default=LocalVision.name, description="local or gigachat")
-    language: str = Field(default=Language.RU, description="Of descriptions, labels and objects: ru or en")
+    file: str | None = Field(default=None, description="YAML; None: the defaults")
+
+    def policy(self, tenant: Tenant) -> VisionPolicy:
+        """Read the policy of a tenant: the file's, with the tenant's own settings over it.
+
+        Raises:
+            ConfigurationError: One of them is wrong; says where.
+        """
+        of_all = read_policy(Path(self.file)).policy if self.file else VisionPolicy()
+        return with_tenant_settings(of_all, tenant.settings, tenant_name=tenant.name)
+
+
+class VisionProviderResource(dg.ConfigurableResource[None]):
+    """Who looks at the pictures: the policy chooses, and what it leaves open is said here."""
+
+    provider: str = Field(default=LocalVision.name, description="local, gigachat or openai")
     concurrency: int = Field(default=2, description="Pictures analysed at once")
     ocr_languages: str = Field(default="rus+eng", description="Tesseract languages, joined by +")
     gigachat_credentials: str | None = None
@@ -245,32 +263,55 @@ class VisionProviderResource(dg.ConfigurableResource[None]):
     gigachat_base_url: str | None = Field(default=None, description="None: as the official client has it")
     gigachat_auth_url: str | None = Field(default=None, description="None: as the official client has it")
     gigachat_ca_file: str | None = Field(default=None, description="PEM; None: the system's authorities")
+    openai_base_url: str = "https://api.openai.com/v1"
+    openai_api_key: str | None = Field(default=None, description="None: none is sent")
+    openai_model: str | None = None
 
-    @property
-    def identity(self) -> tuple[str, str]:
-        """Name and model: under them results are found without opening the provider."""
-        if self.provider == GIGACHAT:
-            return GIGACHAT, self.gigachat_model
-        return LocalVision.name, LocalVision.model
+    def identity(self, policy: VisionPolicy) -> tuple[ProviderName, str]:
+        """Tell name and model: under them results are found without opening the provider.
+
+        Raises:
+            ConfigurationError: There is no such provider, or no model is named for it.
+        """
+        match policy.provider or self.provider:
+            case "local":
+                if policy.model is not None:
+                    raise ConfigurationError(
+                        f"The policy names the model {policy.model}, and the provider local has none to choose: let "
+                        "the policy name its provider too, or set VISION_PROVIDER."
+                    )
+                return "local", LocalVision.model
+            case "gigachat":
+                return "gigachat", policy.model or self.gigachat_model
+            case "openai":
+                if model := policy.model or self.openai_model:
+                    return "openai", model
+                raise ConfigurationError(
+                    "openai is to look at pictures, and no model is named: set OPENAI_MODEL, or `model` in the policy."
+                )
+            case unknown:
+                raise ConfigurationError(f"There is no provider {unknown!r}: set local, gigachat or openai.")
 
     @asynccontextmanager
-    async def open(self, tenant_id: TenantId) -> AsyncIterator[VisionProvider]:
+    async def open(self, tenant_id: TenantId, policy: VisionPolicy) -> AsyncIterator[VisionProvider]:
         """Open the provider of a tenant's pictures in the running event loop, and close it at the end.
 
         Raises:
-            ConfigurationError: GigaChat is wanted without credentials.
+            ConfigurationError: As `identity`; or GigaChat is wanted without credentials.
         """
-        if self.provider == GIGACHAT:
-            from vision_assets.clients.gigachat_vision import GigaChatVision  # noqa: PLC0415 - see `_gigachat`
+        name, model = self.identity(policy)
+        match name:
+            case "gigachat":
+                from vision_assets.clients.gigachat_vision import GigaChatVision  # noqa: PLC0415 - see `_gigachat`
 
-            async with self._gigachat() as api:
-                yield GigaChatVision(api, tenant_id, self.gigachat_model, Language(self.language))
-        else:
-            async with LocalVision.open(languages=self.ocr_languages, threads=self.concurrency) as local:
-                yield local
+                async with self._gigachat() as api:
+                    yield GigaChatVision(api, tenant_id, model, policy.description_language, policy.prompts)
+            case "local":
+                async with LocalVision.open(languages=self.ocr_languages, threads=self.concurrency) as local:
+                    yield local
 
     async def delete_leftovers(self) -> int:
-        """Delete files that killed workers have left at the provider.
+        """Delete files that killed workers have left at the one provider that keeps any.
 
         Returns:
             Number of files deleted.
@@ -279,7 +320,7 @@ class VisionProviderResource(dg.ConfigurableResource[None]):
             ConfigurationError: GigaChat is wanted without credentials.
             ProviderUnavailable: Transient.
         """
-        if self.provider != GIGACHAT:
+        if self.provider != "gigachat" and not self.gigachat_credentials:
             return 0
         async with self._gigachat() as api:
             return await api.delete_leftovers()
@@ -294,7 +335,7 @@ class VisionProviderResource(dg.ConfigurableResource[None]):
         if not credentials:
             raise ConfigurationError(
                 "GigaChat is to look at pictures, and GIGACHAT_CREDENTIALS is not set: set it to the account's "
-                "authorization key, or VISION_PROVIDER to local."
+                "authorization key, or choose another provider by VISION_PROVIDER or the policy's `provider`."
             )
         access = GigaChatAccess(
             credentials=SecretStr(credentials),

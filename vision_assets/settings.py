@@ -17,8 +17,8 @@ from pydantic_settings import (
 )
 
 from vision_assets.core.budget import Allowance, BudgetLimits
-from vision_assets.core.prompts import Language
 from vision_assets.core.quota import StorageLimits
+from vision_assets.core.vision import ProviderName
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,10 +50,11 @@ class Settings(BaseSettings):
     qdrant_url: str | None = Field(None, description="Qdrant, http(s)://host:port")
     qdrant_api_key: SecretStr | None = Field(None, description="Of a Qdrant server that asks for one")
 
-    vision_provider: Literal["local", "gigachat"] | None = Field(
-        None, description="Who looks at pictures; unset: gigachat where GIGACHAT_CREDENTIALS is set, else local"
+    vision_provider: ProviderName | None = Field(
+        None,
+        description="local, gigachat or openai, where the policy names none; unset: gigachat where "
+        "GIGACHAT_CREDENTIALS is set, else local",
     )
-    vision_language: Language = Field(Language.RU, description="Of descriptions, labels and objects: ru or en")
     gigachat_credentials: SecretStr | None = Field(None, description="Authorization key of the GigaChat account")
     gigachat_scope: Literal["GIGACHAT_API_PERS", "GIGACHAT_API_B2B", "GIGACHAT_API_CORP"] = Field(
         "GIGACHAT_API_PERS", description="Of the account: personal, business by package, business by use"
@@ -64,6 +65,12 @@ class Settings(BaseSettings):
     gigachat_ca_file: Path | None = Field(
         None, description="PEM of the authorities that vouch for GigaChat; unset: those of the system"
     )
+
+    openai_base_url: str = Field(
+        "https://api.openai.com/v1", description="Of any API that speaks as OpenAI's: OpenRouter, vLLM, Ollama"
+    )
+    openai_api_key: SecretStr | None = Field(None, description="Unset: none is sent; Ollama asks for none")
+    openai_model: str | None = Field(None, description="One that sees pictures, by the API's own name")
 
     ocr_languages: str = Field("rus+eng", description="Tesseract languages, joined by +")
     media_concurrency: int = Field(8, ge=1, description="Files read and uploaded at once, per run")
@@ -108,7 +115,9 @@ class Settings(BaseSettings):
         None, ge=0, description="Of all tenants and one UTC month; unset: no limit"
     )
     budget_global_calls: int | None = Field(
-        None, ge=1, description="Calls at once of all tenants to one provider; unset: 1 of a personal account, else 10"
+        None,
+        ge=1,
+        description="Calls at once of all tenants to one provider; unset: 1 to GigaChat of a personal account, else 10",
     )
     budget_estimate_floor_tokens: int = Field(
         1792,
@@ -132,14 +141,14 @@ class Settings(BaseSettings):
         return init_settings, env_settings, JsonConfigSettingsSource(settings_cls, json_file=endpoints_file())
 
     @property
-    def provider(self) -> Literal["local", "gigachat"]:
-        """Who looks at pictures."""
+    def provider(self) -> ProviderName:
+        """Who looks at pictures, where the policy names nobody."""
         return self.vision_provider or ("gigachat" if self.gigachat_credentials else "local")
 
-    @property
-    def calls_at_once(self) -> int:
+    def calls_at_once(self, provider: ProviderName) -> int:
         """Of all tenants to one provider."""
-        return self.budget_global_calls or (1 if self.gigachat_scope == "GIGACHAT_API_PERS" else 10)
+        is_personal = provider == "gigachat" and self.gigachat_scope == "GIGACHAT_API_PERS"
+        return self.budget_global_calls or (1 if is_personal else 10)
 
     def storage_limits(self) -> StorageLimits:
         """Gather the storage limits; a tenant's hold where none is set with `vision-assets quota set`."""
@@ -154,7 +163,10 @@ class Settings(BaseSettings):
         )
 
     def budget_limits(self) -> BudgetLimits:
-        """Gather the token budget's limits; they hold where none is set with `vision-assets budget set`."""
+        """Gather the token budget's limits; they hold where none is set with `vision-assets budget set`.
+
+        Calls at once are those to the provider of the settings.
+        """
         return BudgetLimits(
             tenant={
                 "day": Allowance(self.budget_tenant_day_tokens, self.budget_tenant_day_requests),
@@ -164,7 +176,7 @@ class Settings(BaseSettings):
             everyone={
                 "day": Allowance(self.budget_global_day_tokens),
                 "month": Allowance(self.budget_global_month_tokens),
-                "calls": Allowance(requests=self.calls_at_once),
+                "calls": Allowance(requests=self.calls_at_once(self.provider)),
             },
         )
 

@@ -11,6 +11,7 @@ import pytest
 from tests.paid_provider import PaidProvider
 from tests.pictures import photo
 from tests.world import open_world
+from vision_assets.core.policy import VisionPolicy
 from vision_assets.core.tenants import Tenant, TenantId
 from vision_assets.core.vision import VisionProvider
 from vision_assets.definitions import build_defs
@@ -23,7 +24,7 @@ class Paid(VisionProviderResource):
     """The provider of the tests; one call at a time."""
 
     @asynccontextmanager
-    async def open(self, tenant_id: TenantId) -> AsyncIterator[VisionProvider]:
+    async def open(self, tenant_id: TenantId, policy: VisionPolicy) -> AsyncIterator[VisionProvider]:
         """Give it."""
         yield PaidProvider()
 

@@ -1,14 +1,17 @@
 """`vision-assets policy`, as it is typed."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from vision_assets.cli import app
+from vision_assets.cli import app, policy
+from vision_assets.cli.connections import open_database
 from vision_assets.clients.postgres import Database
-from vision_assets.clients.postgres.posts import ensure_tenant
+from vision_assets.clients.postgres.posts import ensure_tenant, find_tenant
+from vision_assets.core.policy_settings import with_values
 
 
 def run(*arguments: str) -> Result:
@@ -51,11 +54,21 @@ def tenants(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(make())
 
 
+def stored(name: str) -> object:
+    """Read a tenant's settings."""
+
+    async def read() -> object:
+        async with open_database(max_size=1) as database:
+            return (await find_tenant(database, name)).settings
+
+    return asyncio.run(read())
+
+
 def test_a_good_file(file: Path, tmp_path: Path) -> None:
     """The settings' file is checked, or the one that is named; how much it sets is told."""
     result = run("check")
     assert result.exit_code == 0, result.output
-    assert f"{file} is a valid policy: it sets 2 of 17 values" in result.stdout
+    assert f"{file} is a valid policy: it sets 2 of 19 values" in result.stdout
     empty = tmp_path / "[b]empty.yaml"
     empty.touch()
     assert f"{empty} is a valid policy: it sets 0 of" in run("check", str(empty)).stdout
@@ -116,3 +129,79 @@ def test_a_tenants_wrong_settings() -> None:
     unknown = run("show", "--tenant", "Gamma")
     assert unknown.exit_code == 1
     assert "Gamma" in unknown.stderr
+
+
+@pytest.mark.usefixtures("file", "tenants")
+def test_a_tenants_rules_are_set_and_unset() -> None:
+    """Values are YAML, sections are merged, other settings stay, and what is unset holds as for all."""
+    name = "[b]Бета"
+    result = run(
+        "set", "-t", name, "ocr_only.when=always", "skipped_channels=[durov]", "model=vl:7b", "provider=openai"
+    )
+    assert result.exit_code == 0, result.output
+    assert cells(result, "ocr_only.when")[1:] == ["always", "tenant"]
+    assert cells(result, "skipped_channels")[1:] == ["durov", "tenant"]
+    assert cells(result, "provider")[1:] == ["openai", "tenant"]
+    assert cells(result, "model")[1:] == ["vl:7b", "tenant"]
+    assert cells(result, "max_pictures_per_post")[1:] == ["5", "tenant"]
+    result = run("unset", "-t", name, "ocr_only.when", "provider", "model", "max_pictures_per_post")
+    assert cells(result, "ocr_only.when")[1:] == ["never", "file"]
+    assert cells(result, "provider")[1:] == ["as the settings say", "default"]
+    assert cells(result, "max_pictures_per_post")[1:] == ["3", "file"]
+    assert cells(result, "skipped_channels")[1:] == ["durov", "tenant"]
+    assert stored(name) == {"vision": {"skipped_channels": ["durov"]}, "other": 1}
+    assert run("unset", "-t", name, "skipped_channels").exit_code == 0
+    assert stored(name) == {"other": 1}
+
+
+@pytest.mark.usefixtures("file", "tenants")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["set", "over_budget=ocr", "ocr_only.when=sometimes"], "vision.ocr_only.when: 'sometimes' is not allowed"),
+        (["set", "over_budget"], "'over_budget' sets nothing: write KEY=VALUE"),
+        (["set", "skipped_channels=[a"], "no valid YAML"),
+        (["set", "max_image_bytes=2024-13-45"], "no valid YAML: month must be in 1..12"),
+        (["set", "provider=local", "model=x"], "vision.model: the provider local has no model to choose"),
+        (["set", "prompts.by_mime.image/x.y=meme"], "vision.prompts.by_mime.image/x.y: no picture is ever image/x.y"),
+        (["unset", "over_budget"], "over_budget is not set"),
+    ],
+)
+def test_what_is_wrong_is_not_written(arguments: list[str], said: str) -> None:
+    """All is checked before any of it is written."""
+    before = stored("[b]Бета")
+    command, *others = arguments
+    result = run(command, "--tenant", "[b]Бета", *others)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert stored("[b]Бета") == before
+
+
+@pytest.mark.usefixtures("tenants")
+def test_wrong_settings_can_be_mended() -> None:
+    """One command takes out what is wrong; what stays wrong is told."""
+    assert "vision.cap" in run("set", "-t", "Wrong", "max_pictures_per_post=4").stderr
+    assert run("unset", "-t", "Wrong", "cap", "max_pictures_per_post").exit_code == 0
+    assert stored("Wrong") == {"other": 1}
+
+
+@pytest.mark.usefixtures("tenants")
+def test_changes_at_once_are_all_kept() -> None:
+    """However many set a rule of one tenant at the same time, none is lost."""
+    rules = ["max_pictures_per_post=7", "over_budget=ocr", "small_below_bytes=1", "ocr_only.when=never"]
+    rules += ["ocr_only.mime_types=[image/gif]", "description_language=en"]
+
+    async def all_at_once() -> None:
+        changes = [dict([policy._assignment(rule)]) for rule in rules]
+        await asyncio.gather(*(policy._change("Plain", partial(with_values, values=change)) for change in changes))
+
+    asyncio.run(all_at_once())
+    assert stored("Plain") == {
+        "vision": {
+            "max_pictures_per_post": 7,
+            "over_budget": "ocr",
+            "small_below_bytes": 1,
+            "ocr_only": {"when": "never", "mime_types": ["image/gif"]},
+            "description_language": "en",
+        }
+    }

@@ -65,7 +65,7 @@ def test_anchors_and_aliases(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("a: 1\n", "1: a: there is no such key; there are: mime_types,"),
+        ("a: 1\n", "1: a: there is no such key; there are: provider,"),
         ("# policy\n\nmax_image_byte: 1\n", "3: max_image_byte: there is no such key; did you mean 'max_image_bytes'?"),
         ("ocr_only:\n  when: never\n  wen: x\n", "3: ocr_only.wen: there is no such key; did you mean 'when'?"),
         ("ocr_only:\n  when:\n    sometimes\n", "2: ocr_only.when: 'sometimes' is not allowed; allowed:"),

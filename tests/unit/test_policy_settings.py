@@ -6,7 +6,14 @@ import pytest
 
 from vision_assets.core.errors import ConfigurationError
 from vision_assets.core.policy import VisionPolicy
-from vision_assets.core.policy_settings import dotted, overlaid, rules, with_tenant_settings
+from vision_assets.core.policy_settings import (
+    dotted,
+    overlaid,
+    rules,
+    with_tenant_settings,
+    with_values,
+    without_keys,
+)
 from vision_assets.core.vision import Kind
 
 FILE: dict[str, Any] = {
@@ -79,7 +86,7 @@ def test_who_set_what() -> None:
     [
         ({"mime_type": []}, "mime_type", "no such key; did you mean 'mime_types'?"),
         ({"ocr_only": {"wen": "never"}}, "ocr_only.wen", "did you mean 'when'?"),
-        ({"zzz": 1}, "zzz", "there are: mime_types, max_image_bytes, max_document_bytes"),
+        ({"zzz": 1}, "zzz", "there are: provider, model, mime_types, max_image_bytes"),
         ({"prompts": {"by_kind": {"selfie": "meme"}}}, "prompts.by_kind.selfie", "there are: 'photo', 'meme'"),
         ({"max_image_bytes": "15MB"}, "max_image_bytes", "must be a whole number, not '15MB'"),
         ({"max_image_bytes": 1.5}, "max_image_bytes", "must be a whole number, not 1.5"),
@@ -105,6 +112,9 @@ def test_who_set_what() -> None:
         ({"description_language": "RU"}, "description_language", "'RU' is not allowed; allowed: 'ru' or 'en'"),
         ({"over_budget": "skip"}, "over_budget", "'skip' is not allowed; allowed: 'defer' or 'ocr'"),
         ({"ocr_only": {"when": "on"}}, "ocr_only.when", "allowed: 'quota_exhausted', 'always' or 'never'"),
+        ({"provider": "claude"}, "provider", "'claude' is not allowed; allowed: 'local', 'gigachat' or 'openai'"),
+        ({"model": "a model"}, "model", "'a model' is no name of a model"),
+        ({"provider": "local", "model": "x"}, "model", "the provider local has no model to choose: leave the key out"),
         ([], "", "must be a mapping of keys to values, not a list"),
     ],
 )
@@ -115,6 +125,50 @@ def test_what_is_wrong_is_told_with_what_is_allowed(settings: object, key: str, 
     [problem] = problems
     assert dotted(problem.path) == key
     assert said in problem.message
+
+
+def test_a_model_belongs_to_its_provider() -> None:
+    """Who names another provider does not get a model of the file's; who names a model alone keeps the provider."""
+    of_all = {"provider": "openai", "model": "qwen/qwen2.5-vl"}
+    found = {
+        tenant: (policy(of_all, settings).provider, policy(of_all, settings).model)
+        for tenant, settings in {
+            "plain": {},
+            "other model": {"model": "gpt-5-mini"},
+            "other provider": {"provider": "gigachat"},
+            "local": {"provider": "local"},
+            "both": {"provider": "gigachat", "model": "GigaChat-2-Pro"},
+        }.items()
+    }
+    assert found == {
+        "plain": ("openai", "qwen/qwen2.5-vl"),
+        "other model": ("openai", "gpt-5-mini"),
+        "other provider": ("gigachat", None),
+        "local": ("local", None),
+        "both": ("gigachat", "GigaChat-2-Pro"),
+    }
+    layers = {"tenant": {"provider": "gigachat"}, "file": of_all}
+    [model] = [rule for rule in rules(policy(of_all, layers["tenant"]), layers) if rule.key == "model"]
+    assert (model.value, model.source) == (None, "tenant")
+
+
+def test_keys_are_set_and_taken_out() -> None:
+    """Only these change; an emptied section goes, and so does what stands where a section must be."""
+    settings = {"ocr_only": {"when": "never"}, "over_budget": "ocr"}
+    more = with_values(settings, {("ocr_only", "mime_types"): [], ("prompts", "by_mime", "image/png"): "meme"})
+    assert more == {
+        "ocr_only": {"when": "never", "mime_types": []},
+        "over_budget": "ocr",
+        "prompts": {"by_mime": {"image/png": "meme"}},
+    }
+    assert settings == {"ocr_only": {"when": "never"}, "over_budget": "ocr"}
+    keys = [("ocr_only", "mime_types"), ("prompts", "by_mime", "image/png")]
+    assert without_keys(more, keys) == settings
+    assert without_keys(settings, [("ocr_only",)]) == {"over_budget": "ocr"}
+    assert with_values("off", {("over_budget",): "ocr"}) == {"over_budget": "ocr"}
+    for key in (("ocr_only", "mime_types"), ("over_budget", "x"), ("prompts",)):
+        with pytest.raises(ConfigurationError, match="is not set"):
+            without_keys(settings, [key])
 
 
 def test_a_tenants_errors_name_tenant_and_key() -> None:

@@ -1,4 +1,4 @@
-"""The policy of all tenants in a YAML file, and what is wrong with it, line by line.
+"""The policy of all tenants in a YAML file, and what is wrong with it, line by line; and a single value in YAML.
 
 What is not here: which settings there are (`core/policy.py`), and how they are laid over the defaults
 (`core/policy_settings.py`).
@@ -59,6 +59,18 @@ def read_policy(path: Path) -> PolicyFile:
         return found
     lines = [f"  {path}:{line}: {f'{key}: ' if key else ''}{message}" for line, key, message in sorted(found)]
     raise ConfigurationError("\n".join(["The policy is wrong:", *lines]))
+
+
+def read_value(text: str) -> object:
+    """Read one value as the file would have it.
+
+    Raises:
+        ConfigurationError: It is no YAML.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigurationError(f"{text!r} is no valid YAML: {error}") from error
 
 
 def _parse(content: bytes) -> PolicyFile | list[_Fault]:

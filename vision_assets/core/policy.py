@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from vision_assets.core.language import language_of
 from vision_assets.core.pictures import MIME_TYPES
 from vision_assets.core.prompts import Language, Preset
-from vision_assets.core.vision import Kind
+from vision_assets.core.vision import Kind, ProviderName
 
 Verdict = Literal["analyse", "ocr_only", "defer", "skip"]
 
@@ -58,6 +58,7 @@ VERDICTS: Mapping[Reason, Verdict] = {
 _GENEROSITY: tuple[Verdict, ...] = ("skip", "defer", "ocr_only", "analyse")
 _MIME = re.compile(r"[a-z]+/[a-z0-9][a-z0-9.+-]*")
 _USERNAME = re.compile(r"[a-z][a-z0-9_]{3,31}")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,99}")
 
 
 def _mime(text: str) -> str:
@@ -75,8 +76,15 @@ def _username(text: str) -> str:
     return name
 
 
+def _model(text: str) -> str:
+    if not _MODEL.fullmatch(text):
+        raise ValueError(f"{text!r} is no name of a model: letters, digits and ._/:@+-, at most 100")
+    return text
+
+
 MimeType = Annotated[str, AfterValidator(_mime)]
 Username = Annotated[str, AfterValidator(_username)]
+ModelName = Annotated[str, AfterValidator(_model)]
 Count = Annotated[int, Field(strict=True, ge=0)]
 Bytes = Annotated[int, Field(strict=True, ge=1)]
 
@@ -133,6 +141,8 @@ class VisionPolicy(_Rules):
     """What may be looked at. The defaults are those of the system that this project re-founds.
 
     Attributes:
+        provider: Who looks at pictures; None: as the settings say.
+        model: Of the provider; None: as the settings say. The local one has but one.
         mime_types: All others are skipped.
         max_image_bytes: Of one file of a type `image/…`.
         max_document_bytes: Of one file of any other type.
@@ -147,6 +157,8 @@ class VisionPolicy(_Rules):
         prompts: Which prompt a picture gets.
     """
 
+    provider: ProviderName | None = None
+    model: ModelName | None = None
     mime_types: frozenset[MimeType] = frozenset(MIME_TYPES)
     max_image_bytes: Bytes = 15 * 2**20
     max_document_bytes: Bytes = 40 * 2**20
@@ -158,6 +170,13 @@ class VisionPolicy(_Rules):
     ocr_only: OcrOnly = OcrOnly()
     over_budget: Literal["defer", "ocr"] = "defer"
     prompts: Prompts = Prompts()
+
+    @field_validator("model")
+    @classmethod
+    def _is_to_be_chosen(cls, model: str | None, info: ValidationInfo) -> str | None:
+        if model is not None and info.data.get("provider") == "local":
+            raise ValueError("the provider local has no model to choose: leave the key out")
+        return model
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,9 @@ from vision_assets.core.policy import VisionPolicy
 KeyPath = tuple[str | int, ...]
 """Keys, and places in lists from 0, from the outermost on."""
 
+Key = tuple[str, ...]
+"""One value's place in settings, from the outermost key on."""
+
 TENANT_KEY = "vision"
 """Of the policy's part in `tenants.settings`."""
 
@@ -55,6 +58,8 @@ def dotted(path: KeyPath) -> str:
 def overlaid(policy: VisionPolicy, settings: object) -> VisionPolicy | tuple[Problem, ...]:
     """Lay settings over a policy: mappings are merged key by key, lists and single values are replaced.
 
+    A model belongs to its provider: settings that name a provider without a model leave that to the provider's default.
+
     Args:
         policy: Holds for what the settings do not name.
         settings: As read from YAML or JSON, unchecked.
@@ -63,7 +68,10 @@ def overlaid(policy: VisionPolicy, settings: object) -> VisionPolicy | tuple[Pro
         The policy in force, or everything that is wrong.
     """
     try:
-        return VisionPolicy.model_validate(_merged(policy.model_dump(), settings))
+        merged = _merged(policy.model_dump(), settings)
+        if isinstance(merged, dict) and isinstance(settings, Mapping) and "provider" in settings:
+            merged["model"] = settings.get("model")
+        return VisionPolicy.model_validate(merged)
     except ValidationError as error:
         return tuple(_problem(dict(detail)) for detail in error.errors(include_url=False))
 
@@ -88,6 +96,37 @@ def with_tenant_settings(policy: VisionPolicy, settings: Mapping[str, object], *
     raise ConfigurationError("\n".join([f"The settings of tenant {tenant_name!r} are wrong:", *lines]))
 
 
+def with_values(settings: object, values: Mapping[Key, object]) -> dict[str, object]:
+    """Give settings with some keys set, unchecked.
+
+    Args:
+        settings: Of a tenant, the policy's part; what is no mapping is replaced.
+        values: By key.
+    """
+    found = dict(settings) if isinstance(settings, Mapping) else {}
+    for key, value in values.items():
+        found = _with(found, key, value)
+    return found
+
+
+def without_keys(settings: object, keys: Sequence[Key]) -> dict[str, object]:
+    """Give settings without some keys, unchecked. A mapping that is left empty goes too.
+
+    Args:
+        settings: Of a tenant, the policy's part.
+        keys: To be taken out.
+
+    Raises:
+        ConfigurationError: A key is not there.
+    """
+    found = dict(settings) if isinstance(settings, Mapping) else {}
+    for key in keys:
+        if not _names(found, key):
+            raise ConfigurationError(f"{dotted(key)} is not set, so it cannot be unset.")
+        found = _without(found, key)
+    return found
+
+
 def rules(policy: VisionPolicy, layers: Mapping[str, object]) -> list[Rule]:
     """List every value in force with the layer that set it.
 
@@ -107,6 +146,21 @@ def _merged(base: object, over: object) -> object:
     return over
 
 
+def _with(settings: object, key: Key, value: object) -> dict[str, object]:
+    first, *others = key
+    around = settings if isinstance(settings, Mapping) else {}
+    return {**around, first: _with(around.get(first), tuple(others), value) if others else value}
+
+
+def _without(settings: Mapping[str, object], key: Key) -> dict[str, object]:
+    first, *others = key
+    left = {name: value for name, value in settings.items() if name != first}
+    inner = settings[first]
+    if others and isinstance(inner, Mapping) and (kept := _without(inner, tuple(others))):
+        left[first] = kept
+    return left
+
+
 def _leaves(values: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -116,6 +170,11 @@ def _leaves(values: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[Key
 
 
 def _sets(settings: object, path: KeyPath) -> bool:
+    """Tell whether settings decide about a value; whoever names a provider decides about the model."""
+    return _names(settings, path) or (path == ("model",) and _names(settings, ("provider",)))
+
+
+def _names(settings: object, path: KeyPath) -> bool:
     for key in path:
         if not isinstance(settings, Mapping) or key not in settings:
             return False

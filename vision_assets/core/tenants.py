@@ -1,6 +1,7 @@
 """The tenant's identity. What is not here: how tenants are stored (clients) and partitioned (defs)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NewType
 from uuid import UUID
 
@@ -14,7 +15,9 @@ class Tenant:
     Attributes:
         id: The same UUID in S3 keys, Postgres, Qdrant, metrics, logs and as Dagster's partition key.
         name: For people; unique, and may be changed.
+        settings: Its own, unchecked: the policy's part is read by `policy_settings.py`.
     """
 
     id: TenantId
     name: str
+    settings: Mapping[str, object] = field(default_factory=dict, hash=False)

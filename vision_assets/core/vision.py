@@ -17,6 +17,9 @@ from vision_assets.core.tenants import TenantId
 
 SCHEMA_VERSION = "1.0"
 
+ProviderName = Literal["local", "gigachat", "openai"]
+"""Part of the S3 key; `openai` is whatever speaks as OpenAI's API does."""
+
 Label = Annotated[str, StringConstraints(min_length=1, to_lower=True, strip_whitespace=True)]
 
 

@@ -8,7 +8,14 @@ from vision_assets.defs.failures import RETRY, raise_if_any
 from vision_assets.defs.metadata import counts_table, megabytes
 from vision_assets.defs.partitions import TENANTS
 from vision_assets.defs.steps import run_for_tenant
-from vision_assets.resources import Ledgers, PostgresResource, S3Resource, StorageQuotaResource, VisionProviderResource
+from vision_assets.resources import (
+    Ledgers,
+    PostgresResource,
+    S3Resource,
+    StorageQuotaResource,
+    VisionPolicyResource,
+    VisionProviderResource,
+)
 
 
 @dg.asset(
@@ -23,9 +30,11 @@ from vision_assets.resources import Ledgers, PostgresResource, S3Resource, Stora
 )
 def post_enrichment(
     context: dg.AssetExecutionContext,
+    *,
     postgres: PostgresResource,
     s3: S3Resource,
     storage_quota: StorageQuotaResource,
+    vision_policy: VisionPolicyResource,
     vision_provider: VisionProviderResource,
 ) -> dg.MaterializeResult[None]:
     """One row a post with pictures (`kind='vision'`): labels, texts and keys of all its pictures.
@@ -34,7 +43,7 @@ def post_enrichment(
     """
 
     async def work(tenant: Tenant, ledgers: Ledgers) -> EnrichmentReport:
-        provider, model = vision_provider.identity
+        provider, model = vision_provider.identity(vision_policy.policy(tenant))
         one_pass = EnrichmentPass(
             tenant_id=tenant.id,
             provider=provider,

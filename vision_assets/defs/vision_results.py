@@ -24,6 +24,7 @@ from vision_assets.resources import (
     S3Resource,
     StorageQuotaResource,
     TokenBudgetResource,
+    VisionPolicyResource,
     VisionProviderResource,
 )
 
@@ -47,6 +48,7 @@ def vision_results(
     s3: S3Resource,
     storage_quota: StorageQuotaResource,
     token_budget: TokenBudgetResource,
+    vision_policy: VisionPolicyResource,
     vision_provider: VisionProviderResource,
 ) -> dg.MaterializeResult[None]:
     """One result a picture, in S3 under `vision/{tenant_id}/…` and in Postgres.
@@ -57,7 +59,10 @@ def vision_results(
 
     async def work(tenant: Tenant, ledgers: Ledgers) -> tuple[VisionReport, str, Sequence[Window]]:
         store = s3.connect()
-        async with vision_provider.open(tenant.id) as provider, aclosing(token_budget.gate(ledgers)) as gate:
+        async with (
+            vision_provider.open(tenant.id, vision_policy.policy(tenant)) as provider,
+            aclosing(token_budget.gate(ledgers, provider=provider.name)) as gate,
+        ):
             one_pass = VisionPass(
                 tenant_id=tenant.id,
                 provider=provider,

@@ -5,6 +5,7 @@ What is not here: what becomes of the references (`media.py`), and any decision 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from vision_assets.clients.postgres import Connection, Database, statements
@@ -56,7 +57,7 @@ async def ensure_tenant(database: Database, name: str) -> Tenant:
     """
     async with database.connection() as connection:
         row = await sql.ensure_tenant(connection, name=tenant_name(name))
-    return _active(row["id"], row["name"], is_active=row["active"])
+    return _active(row)
 
 
 async def find_tenant(database: Database, name_or_id: str) -> Tenant:
@@ -78,25 +79,35 @@ async def find_tenant(database: Database, name_or_id: str) -> Tenant:
         row = await sql.find_tenant(connection, name=name, tenant_id=tenant_id)
     if row is None:
         raise TenantUnknown(f"There is no tenant {name!r}: import an export for it first.")
-    return _active(row["id"], row["name"], is_active=row["active"])
+    return _active(row)
 
 
-async def tenant_settings(database: Database, tenant_id: TenantId) -> Mapping[str, object]:
-    """Read a tenant's own settings, unchecked; a tenant that is gone has none."""
+async def replace_policy(
+    database: Database, tenant_id: TenantId, *, before: object, after: Mapping[str, object] | None
+) -> bool:
+    """Replace the policy's part of a tenant's settings, unless somebody else has changed it meanwhile.
+
+    Args:
+        before: As it was read; None: there was none.
+        after: None: there shall be none.
+
+    Returns:
+        False: It is not as it was read, and stays as it is.
+    """
     async with database.connection() as connection:
-        return await sql.tenant_settings(connection, tenant_id=tenant_id) or {}
+        return bool(await sql.replace_policy(connection, tenant_id=tenant_id, before=before, after=after))
 
 
 async def list_tenants(database: Database) -> list[Tenant]:
     """List the active tenants, by name."""
     async with database.connection() as connection:
-        return [Tenant(TenantId(row["id"]), row["name"]) async for row in sql.list_tenants(connection)]
+        return [_active(row) async for row in sql.list_tenants(connection)]
 
 
-def _active(tenant_id: UUID, name: str, *, is_active: bool) -> Tenant:
-    if not is_active:
-        raise TenantUnknown(f"The tenant {name!r} is not active: set tenants.active to make it so again.")
-    return Tenant(TenantId(tenant_id), name)
+def _active(row: Mapping[str, Any]) -> Tenant:
+    if not row["active"]:
+        raise TenantUnknown(f"The tenant {row['name']!r} is not active: set tenants.active to make it so again.")
+    return Tenant(TenantId(row["id"]), row["name"], row["settings"])
 
 
 async def _save_channels(connection: Connection, tenant_id: TenantId, posts: Sequence[Post]) -> None:

@@ -61,17 +61,23 @@ WHERE tenant_id = :tenant_id AND stage = :stage AND resolved_at IS NULL
 -- Afterwards the tenant is there; two callers at once get the same one.
 INSERT INTO tenants (name) VALUES (:name)
 ON CONFLICT (name) DO UPDATE SET name = EXCLUDED.name
-RETURNING id, name, active;
+RETURNING id, name, active, settings;
 
 -- name: find_tenant(name, tenant_id)^
 -- By name, or by id; no name has the form of an id.
-SELECT id, name, active FROM tenants
+SELECT id, name, active, settings FROM tenants
 WHERE CASE WHEN :tenant_id::uuid IS NULL THEN name = :name ELSE id = :tenant_id END;
 
--- name: tenant_settings(tenant_id)$
--- A tenant's own settings, unchecked.
-SELECT settings FROM tenants WHERE id = :tenant_id;
+-- name: replace_policy(tenant_id, before, after)$
+-- Replace the policy's part of a tenant's settings if it is still as it was read, and tell whether it was. None: there
+-- is no such part, or shall be none.
+UPDATE tenants
+SET settings = CASE
+    WHEN :after::jsonb IS NULL THEN settings - 'vision' ELSE jsonb_set(settings, '{vision}', :after::jsonb)
+END
+WHERE id = :tenant_id AND nullif(settings -> 'vision', 'null') IS NOT DISTINCT FROM :before::jsonb
+RETURNING true;
 
 -- name: list_tenants()
 -- The active tenants, by name.
-SELECT id, name FROM tenants WHERE active ORDER BY name;
+SELECT id, name, active, settings FROM tenants WHERE active ORDER BY name;
