@@ -310,6 +310,15 @@ class VisionProviderResource(dg.ConfigurableResource[None]):
                 async with LocalVision.open(languages=self.ocr_languages, threads=self.concurrency) as local:
                     yield local
 
+    @asynccontextmanager
+    async def open_reader(self, policy: VisionPolicy) -> AsyncIterator[VisionProvider | None]:
+        """Open the provider that reads texts at no cost where the policy's own may not be asked; None: that is free."""
+        if self.identity(policy)[0] == LocalVision.name:
+            yield None
+        else:
+            async with LocalVision.open(languages=self.ocr_languages, threads=self.concurrency) as local:
+                yield local
+
     async def delete_leftovers(self) -> int:
         """Delete files that killed workers have left at the one provider that keeps any.
 

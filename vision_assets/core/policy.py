@@ -340,7 +340,7 @@ def rules_fingerprint(policy: VisionPolicy, *, calls_cost: bool) -> str:
         policy: As in force for a tenant.
         calls_cost: As for `decide`.
     """
-    rules = policy.model_dump(mode="json", exclude={"description_language", "prompts"})
+    rules = policy.model_dump(mode="json", exclude={"provider", "model", "description_language", "prompts"})
     canonical = json.dumps([_sorted(rules), calls_cost], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

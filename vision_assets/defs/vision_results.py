@@ -53,14 +53,15 @@ def vision_results(
 ) -> dg.MaterializeResult[None]:
     """One result a picture, in S3 under `vision/{tenant_id}/…` and in Postgres.
 
-    Taken from the exact cache, else from a near-duplicate of the same tenant, else from the provider. Only pictures
-    without a result of the present provider and fingerprint are looked at.
+    Taken from the exact cache, else from a near-duplicate of the same tenant, else, if the policy lets it and the budget
+    has room, from the provider. Only pictures without a result of the present provider and fingerprint are to do.
     """
 
     async def work(tenant: Tenant, ledgers: Ledgers) -> tuple[VisionReport, str, Sequence[Window]]:
-        store = s3.connect()
+        store, policy = s3.connect(), vision_policy.policy(tenant)
         async with (
-            vision_provider.open(tenant.id, vision_policy.policy(tenant)) as provider,
+            vision_provider.open(tenant.id, policy) as provider,
+            vision_provider.open_reader(policy) as local,
             aclosing(token_budget.gate(ledgers, provider=provider.name)) as gate,
         ):
             one_pass = VisionPass(
@@ -69,7 +70,9 @@ def vision_results(
                 store=store,
                 quota=storage_quota.guard(store, ledgers),
                 ledger=ledgers.vision,
+                policy=policy,
                 gate=gate,
+                local=local,
                 concurrency=vision_provider.concurrency,
             )
             one_pass.on_progress = ProgressLog(context.log, "vision_results: pictures", await one_pass.count())
@@ -89,6 +92,11 @@ def vision_results(
             "kinds": counts_table(report.kinds, name="kind"),
             "statuses": counts_table(report.statuses, name="status"),
             "not_analysed_because": counts_table(report.reasons, name="reason"),
+            "policy": table(
+                ["decision", "reason", "pictures"],
+                [[verdict, reason, count] for (verdict, reason), count in sorted(report.decisions.items())],
+            ),
+            "texts_read_meanwhile": report.methods["fallback"],
             "tokens": report.tokens,
             "deferred": report.deferred.total(),
             "deferred_because": counts_table(report.deferred, name="reason"),
