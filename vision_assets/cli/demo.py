@@ -149,6 +149,7 @@ def _print_tenant(
         "references by state": overview.states,
         "what the pictures are": overview.kinds,
         "text in the pictures": overview.ocr,
+        "kept from the provider": overview.decisions,
     }.items():
         table.add_row(label, ", ".join(f"{name} {value}" for name, value in counts.items()) or "none")
     table.add_row(

@@ -53,8 +53,8 @@ def vision_results(
 ) -> dg.MaterializeResult[None]:
     """One result a picture, in S3 under `vision/{tenant_id}/…` and in Postgres.
 
-    Taken from the exact cache, else from a near-duplicate of the same tenant, else, if the policy lets it and the budget
-    has room, from the provider. Only pictures without a result of the present provider and fingerprint are to do.
+    Taken from the exact cache, else from a near-duplicate of the same tenant, else from the provider, as far as policy
+    and budget let it. Only pictures without a result of the present provider and fingerprint are to do.
     """
 
     async def work(tenant: Tenant, ledgers: Ledgers) -> tuple[VisionReport, str, Sequence[Window]]:

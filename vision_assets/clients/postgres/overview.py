@@ -31,6 +31,7 @@ class Overview:
         states: References by state and reason.
         kinds: Results by kind of picture.
         ocr: Results by what became of their text: `found`, `none`, `unavailable`, `failed`.
+        decisions: Pictures that the policy keeps from the provider, by verdict and reason.
         texts: The longest texts found.
     """
 
@@ -45,6 +46,7 @@ class Overview:
     states: dict[str, int]
     kinds: dict[str, int]
     ocr: dict[str, int]
+    decisions: dict[str, int]
     bytes_by_type: dict[str, int]
     texts: list[str]
 
@@ -64,6 +66,7 @@ async def read_overview(database: Database, tenant_id: TenantId) -> Overview:
             states={row["name"]: row["value"] async for row in sql.by_state(connection, **of)},
             kinds={row["name"]: row["value"] async for row in sql.by_kind(connection, **of)},
             ocr={row["name"]: row["value"] async for row in sql.by_ocr_status(connection, **of)},
+            decisions={row["name"]: row["value"] async for row in sql.by_decision(connection, **of)},
             bytes_by_type={row["name"]: row["value"] async for row in sql.bytes_by_type(connection, **of)},
             texts=[row["text"] async for row in sql.texts(connection, row_limit=TEXTS_SHOWN, **of)],
         )

@@ -29,6 +29,11 @@ SELECT CASE WHEN result #>> '{ocr,status}' <> 'ok' THEN result #>> '{ocr,status}
 FROM vision_results WHERE tenant_id = :tenant_id AND result IS NOT NULL
 GROUP BY 1 ORDER BY 2 DESC, 1;
 
+-- name: by_decision(tenant_id)
+-- Pictures of one tenant that the policy keeps from the provider, for good or for now, by verdict and reason.
+SELECT concat_ws(': ', verdict, reason) AS name, count(*) AS value FROM vision_decisions WHERE tenant_id = :tenant_id
+GROUP BY 1 ORDER BY 2 DESC, 1;
+
 -- name: bytes_by_type(tenant_id)
 -- Stored bytes of one tenant by content type.
 SELECT content_type AS name, total_bytes AS value FROM tenant_storage_usage WHERE tenant_id = :tenant_id
