@@ -1,12 +1,15 @@
 """Fixtures of the integration tests: the core's passes over the real parts, and the emulated provider."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 
 import httpx
 import pytest
 
+from tests.bench import Bench, NewBench
 from tests.emulated_gigachat import EmulatedGigaChat, emulated_gigachat
 from tests.world import World, open_world
+from vision_assets.clients.postgres.budget import PostgresBudget
 from vision_assets.settings import Settings
 
 
@@ -38,3 +41,19 @@ def gigachat_api(gigachat: EmulatedGigaChat) -> Iterator[httpx.Client]:
         verify=gigachat.trust, base_url=gigachat.base_url, headers=gigachat.headers("tenant-a"), trust_env=False
     ) as client:
         yield client
+
+
+@pytest.fixture
+async def new_bench(world: World, database: str, bucket: str, parts: Settings) -> AsyncIterator[NewBench]:
+    """Make a bench for a tenant of this name."""
+    async with AsyncExitStack() as stack:
+
+        async def make(name: str) -> Bench:
+            return Bench(
+                worlds=lambda: stack.enter_async_context(open_world(database, bucket, parts)),
+                ledgers=lambda: stack.enter_async_context(PostgresBudget.open(database)),
+                world=world,
+                tenant=await world.tenant(name),
+            )
+
+        yield make

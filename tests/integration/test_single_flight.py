@@ -5,24 +5,21 @@ What is not here: the gate by itself (`test_budget_defects.py`).
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.paid_provider import PaidProvider, at_once
+from tests.bench import ROOM, Bench, NewBench, soon
+from tests.paid_provider import at_once
 from tests.pictures import photo
-from tests.world import ROOMY, World, open_world
 from vision_assets.clients.postgres.budget import PostgresBudget
-from vision_assets.clients.postgres.storage import PostgresStorage
 from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.clients.s3 import S3Bucket
 from vision_assets.core.analysis import MAX_CHARGED_ATTEMPTS, VisionPass
-from vision_assets.core.budget import HOLD_LIFE, Allowance, BudgetLimits, Hold, Window
+from vision_assets.core.budget import HOLD_LIFE, Allowance, BudgetLimits
 from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.errors import (
     AnswerRefused,
@@ -31,122 +28,26 @@ from vision_assets.core.errors import (
     ProviderUnavailable,
     StorageUnavailable,
 )
-from vision_assets.core.guarded_store import QuotaGuardedStore
-from vision_assets.core.storage import ObjectStore
-from vision_assets.core.tenants import Tenant, TenantId
+from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import VisionProvider
-from vision_assets.core.vision_ledger import Medium, VisionLedger
+from vision_assets.core.vision_ledger import Medium
 from vision_assets.core.vision_report import VisionReport
-from vision_assets.settings import Settings
-
-ROOM = BudgetLimits(tenant={"day": Allowance(1_000_000), "calls": Allowance(requests=3)})
-
-
-async def soon(seconds: float) -> None:
-    """Wait, but not as long as said."""
-    await asyncio.sleep(seconds / 20)
-
-
-@dataclass(slots=True)
-class Bench:
-    """A tenant with stored pictures, and any number of workers with pools and gates of their own."""
-
-    worlds: Callable[[], Awaitable[World]]
-    ledgers: Callable[[], Awaitable[PostgresBudget]]
-    world: World
-    tenant: Tenant
-    sha256s: list[str]
-    provider: PaidProvider = field(default_factory=PaidProvider)
-    limits: BudgetLimits = ROOM
-
-    async def gate(self, *, ago: timedelta = timedelta()) -> BudgetGate:
-        """A gate with connections of its own.
-
-        Args:
-            ago: How long its clock is behind: what it holds was held that long ago.
-        """
-        return BudgetGate(await self.ledgers(), self.limits, clock=lambda: datetime.now(UTC) - ago, sleep=soon)
-
-    async def analyse(
-        self,
-        gate: BudgetGate | None = None,
-        *,
-        world: World | None = None,
-        store: ObjectStore | None = None,
-        ledger: VisionLedger | None = None,
-    ) -> VisionReport:
-        """Run the pass.
-
-        Args:
-            store: What is put goes there.
-            ledger: Of results; None: the world's.
-        """
-        world = world or self.world
-        gate = gate or await self.gate()
-        one_pass = VisionPass(
-            tenant_id=self.tenant.id,
-            provider=self.provider,
-            store=world.bucket,
-            quota=QuotaGuardedStore(store=store or world.bucket, ledger=PostgresStorage(world.database), limits=ROOMY),
-            ledger=ledger or PostgresVision(world.database),
-            gate=gate,
-        )
-        report = await one_pass.analyse_media()
-        await gate.aclose()
-        return report
-
-    async def leave_a_hold(self, sha256: str, *, ago: timedelta) -> Hold:
-        """Hold the call about a picture as a worker does that died that long ago."""
-        return await (await self.gate(ago=ago)).reserve(
-            self.tenant.id,
-            provider="paid",
-            model="test-1",
-            prompt="prompt-1",
-            estimated_tokens=1792,
-            subject=f"{sha256}/paid/test-1/v1.0",
-        )
-
-    async def day(self) -> Window:
-        """The tenant's day."""
-        return next(w for w in await (await self.gate()).windows(self.tenant.id) if w.key.period == "day")
-
-    async def wait_until_due(self) -> None:
-        """Let the time come of whatever was deferred."""
-        await self.world.database.pool.execute("UPDATE vision_decisions SET due_at = now()")
-
-    async def rows(self, query: str) -> list[tuple[object, ...]]:
-        """Ask the database."""
-        return [tuple(row) for row in await self.world.database.pool.fetch(query)]
-
 
 Pictures = Callable[[dict[str, Image.Image]], Awaitable[Bench]]
 
 
 @pytest.fixture
-async def with_pictures(
-    tmp_path: Path, world: World, database: str, bucket: str, parts: Settings
-) -> AsyncIterator[Pictures]:
+def with_pictures(tmp_path: Path, new_bench: NewBench) -> Pictures:
     """Store pictures, given by file name, for a tenant."""
-    async with AsyncExitStack() as stack:
 
-        async def make(pictures: dict[str, Image.Image]) -> Bench:
-            for name, picture in pictures.items():
-                picture.save(tmp_path / name)
-            tenant = await world.tenant("Payer")
-            await world.load(tenant, tmp_path)
-            await world.store_media(tenant)
-            rows = await world.database.pool.fetch(
-                "SELECT sha256 FROM media_objects ORDER BY first_post_seq, first_position"
-            )
-            return Bench(
-                worlds=lambda: stack.enter_async_context(open_world(database, bucket, parts)),
-                ledgers=lambda: stack.enter_async_context(PostgresBudget.open(database)),
-                world=world,
-                tenant=tenant,
-                sha256s=[row["sha256"] for row in rows],
-            )
+    async def make(pictures: dict[str, Image.Image]) -> Bench:
+        for name, picture in pictures.items():
+            picture.save(tmp_path / name)
+        bench = await new_bench("Payer")
+        await bench.show(tmp_path)
+        return bench
 
-        yield make
+    return make
 
 
 @pytest.fixture
