@@ -21,11 +21,13 @@ class PaidProvider:
     Attributes:
         tokens: That a call bills.
         thinking: Waited for in each call, after it is billed; raises what the call is to raise.
+        text: That is read in every picture.
         calls: Hashes of the pictures that were looked at, in order.
     """
 
     tokens: int = 700
     thinking: Callable[[], Awaitable[None]] = at_once
+    text: str = "без цифр"
     calls: list[str] = field(default_factory=list)
     name: str = "paid"
     model: str = "test-1"
@@ -36,4 +38,4 @@ class PaidProvider:
         """Look at one picture."""
         self.calls.append(hashlib.sha256(content).hexdigest())
         await self.thinking()
-        return result("a", text="без цифр").analysis.model_copy(update={"tokens_used": self.tokens})
+        return result("a", text=self.text).analysis.model_copy(update={"tokens_used": self.tokens})

@@ -1,17 +1,20 @@
 -- name: unenriched(tenant_id, provider, model, schema_version, aggregation_version, after_seq, row_limit)
 -- Posts of one tenant with pictures whose states or results are not those that the row was made of, by seq. The results
--- themselves are read only of the posts that are chosen. That the clean-up removed a result from S3 is no change.
+-- themselves are read only of the posts that are chosen. That the clean-up removed a result from S3 is no change. Of a
+-- picture without a result, what was decided about it tells why.
 WITH changed AS MATERIALIZED (
     SELECT p.id, p.seq, p.grouped_id, input.params_hash
     FROM posts p
     CROSS JOIN LATERAL (
         SELECT md5(concat_ws('|', :aggregation_version::text, p.grouped_id, string_agg(
                    concat_ws('/', m.position, m.state, m.reason, m.sha256, r.fingerprint, r.status, r.method,
-                             r.donor_sha256, num_nonnulls(r.s3_key, r.s3_evicted_at) > 0, r.reason),
+                             r.donor_sha256, num_nonnulls(r.s3_key, r.s3_evicted_at) > 0, r.reason, d.reason),
                    '|' ORDER BY m.position))) AS params_hash
         FROM post_media m
         LEFT JOIN vision_results r ON r.tenant_id = m.tenant_id AND r.sha256 = m.sha256 AND r.provider = :provider
                                   AND r.model = :model AND r.schema_version = :schema_version
+        LEFT JOIN vision_decisions d ON d.tenant_id = m.tenant_id AND d.sha256 = m.sha256 AND d.provider = :provider
+                                    AND d.model = :model AND r.sha256 IS NULL
         WHERE m.tenant_id = p.tenant_id AND m.post_id = p.id
         HAVING bool_or(m.state <> 'pending')
     ) input
@@ -23,12 +26,14 @@ WITH changed AS MATERIALIZED (
 SELECT c.id AS post_id, c.seq, c.grouped_id, c.params_hash,
        jsonb_agg(jsonb_build_object(
            'position', m.position, 'state', m.state, 'sha256', m.sha256, 'result', r.result, 's3_key', r.s3_key,
-           'reason', coalesce(r.reason, m.reason, CASE WHEN r.sha256 IS NULL THEN 'not_analysed' END)
+           'reason', coalesce(r.reason, m.reason, d.reason, CASE WHEN r.sha256 IS NULL THEN 'not_analysed' END)
        ) ORDER BY m.position) AS pictures
 FROM changed c
 JOIN post_media m ON m.tenant_id = :tenant_id AND m.post_id = c.id
 LEFT JOIN vision_results r ON r.tenant_id = :tenant_id AND r.sha256 = m.sha256 AND r.provider = :provider
                           AND r.model = :model AND r.schema_version = :schema_version
+LEFT JOIN vision_decisions d ON d.tenant_id = :tenant_id AND d.sha256 = m.sha256 AND d.provider = :provider
+                            AND d.model = :model AND r.sha256 IS NULL
 GROUP BY c.id, c.seq, c.grouped_id, c.params_hash
 ORDER BY c.seq;
 
