@@ -364,6 +364,15 @@ async def test_a_pass_that_dies_before_its_decisions_are_written(bench: Bench, p
     assert await bench.count() == 0
 
 
+async def test_an_edit_while_the_pass_runs_keeps_the_picture_to_do(bench: Bench, pictures: tuple[Path, ...]) -> None:
+    """A decision about a text that has changed since it was read is not written."""
+    await bench.show(Posted(pictures[:1], text=GERMAN))
+    late = Late(bench.world.database, partial(bench.show, Posted(pictures[:1], text=RUSSIAN)))
+    assert (await bench.analyse(ledger=late)).reasons == {"language_not_analysed": 1}
+    assert await bench.count() == 1
+    assert (await bench.analyse()).analyses == 1
+
+
 async def test_decisions_of_one_tenant_never_touch_another(
     bench: Bench, new_bench: NewBench, pictures: tuple[Path, ...]
 ) -> None:

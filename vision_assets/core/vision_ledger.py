@@ -41,7 +41,7 @@ class Medium:
         fingerprint: None when its hash is absent or must not be matched.
         kept: Its result of this provider at this fingerprint, which the quota has kept out of S3 so far.
         posts: That show it; the newest, if there are very many.
-        reference_count: Places where it stands in posts.
+        seen: Where it stands in posts, and in which version of them: what is decided holds for that alone.
         attempts: Calls about it that were charged and brought no answer.
         has_fallback: Its text was read already, for want of the provider's answer.
     """
@@ -53,7 +53,7 @@ class Medium:
     fingerprint: Fingerprint | None
     kept: VisionResult | None = None
     posts: tuple[PolicyPost, ...] = ()
-    reference_count: int = 0
+    seen: str = ""
     attempts: int = 0
     has_fallback: bool = False
 
@@ -135,7 +135,7 @@ class VisionLedger(Protocol):
         ...
 
     async def record_decisions(self, tenant_id: TenantId, decided: Sequence[Decided], *, todo: ToDo) -> None:
-        """Write decisions, one a picture; those that a further post of their picture has overtaken are left out."""
+        """Write decisions, one a picture; those that a further or an edited post has overtaken are left out."""
         ...
 
     async def record_tally(

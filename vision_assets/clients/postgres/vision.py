@@ -112,7 +112,7 @@ class PostgresVision:
                     fingerprint=None if row["phash"] is None else _fingerprint(row),
                     kept=None if row["kept"] is None else VisionResult.from_document(row["kept"]),
                     posts=tuple(map(_post, row["posts"])),
-                    reference_count=row["reference_count"],
+                    seen=row["seen"],
                     attempts=row["attempts"],
                     has_fallback=row["has_fallback"],
                 )
@@ -281,7 +281,7 @@ class PostgresVision:
                 messages=[one.message for one in decided],
                 due_at=[one.due_at for one in decided],
                 attempts=[one.attempts for one in decided],
-                reference_counts=[one.medium.reference_count for one in decided],
+                seen=[one.medium.seen for one in decided],
             )
 
     async def record_tally(

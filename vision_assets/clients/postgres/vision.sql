@@ -16,7 +16,7 @@ WHERE o.tenant_id = :tenant_id
 -- name: unanalysed(tenant_id, algorithm, provider, model, schema_version, fingerprint, rules, now, with_budget, budget_reasons, after_seq, after_position, after_sha256, row_limit, post_limit, text_characters)
 -- Pictures of one tenant without a result of this provider at this fingerprint in S3, where the clean-up has not
 -- removed it on purpose and no decision under these rules stands, by first appearance; with the newest posts that show
--- them, and those posts' pictures. Results, decisions and hashes are looked up row by row along the index of that order,
+-- them, and those posts' pictures; `seen` changes with each reference and each change of a post. Results, decisions and hashes are looked up row by row along the index of that order,
 -- so a page costs what it returns.
 WITH page AS MATERIALIZED (
     SELECT o.sha256, o.mime, o.s3_key, o.first_post_seq, o.first_position, o.width, o.height
@@ -37,7 +37,7 @@ WITH page AS MATERIALIZED (
     LIMIT :row_limit
 )
 SELECT o.*, h.phash, h.phash256, h.thumbnail, r.kept, r.fallback IS NOT NULL AS has_fallback,
-       coalesce(d.attempts, 0) AS attempts, seen.reference_count, coalesce(shown.posts, '[]') AS posts
+       coalesce(d.attempts, 0) AS attempts, coalesce(seen.version, '') AS seen, coalesce(shown.posts, '[]') AS posts
 FROM page o
 LEFT JOIN LATERAL (
     SELECT phash, phash256, thumbnail FROM phash_index
@@ -58,7 +58,10 @@ LEFT JOIN LATERAL (
     LIMIT 1
 ) d ON true
 CROSS JOIN LATERAL (
-    SELECT count(*) AS reference_count FROM post_media WHERE tenant_id = :tenant_id AND sha256 = o.sha256
+    SELECT md5(string_agg(concat_ws('/', m.post_id, m.position, p.xmin), '|' ORDER BY m.post_id, m.position)) AS version
+    FROM post_media m
+    CROSS JOIN LATERAL (SELECT xmin FROM posts WHERE tenant_id = :tenant_id AND id = m.post_id LIMIT 1) p
+    WHERE m.tenant_id = :tenant_id AND m.sha256 = o.sha256
 ) seen
 LEFT JOIN LATERAL (
     SELECT jsonb_agg(jsonb_build_object(
@@ -165,17 +168,22 @@ ON CONFLICT (tenant_id, sha256, provider, model, schema_version) DO UPDATE SET
     error = NULL, result = excluded.result, provenance = excluded.provenance, analyzed_at = excluded.analyzed_at
 WHERE vision_results.method = 'fallback' OR vision_results.result IS NULL;
 
--- name: record_decisions(tenant_id, provider, model, rules, sha256s, verdicts, reasons, messages, due_at, attempts, reference_counts)!
--- Writes decisions; the newest one of a picture stands. One that was made without looking at a reference which has come
--- since is not written: the picture stays to do.
+-- name: record_decisions(tenant_id, provider, model, rules, sha256s, verdicts, reasons, messages, due_at, attempts, seen)!
+-- Writes decisions; the newest one of a picture stands. One whose picture a further post shows since, or whose posts were
+-- edited since, is not written: the picture stays to do.
 INSERT INTO vision_decisions
     (tenant_id, sha256, provider, model, verdict, reason, message, rules, due_at, attempts)
 SELECT :tenant_id, o.sha256, :provider, :model, d.verdict, d.reason, d.message, :rules, d.due_at, d.attempts
 FROM unnest(:sha256s::text[], :verdicts::text[], :reasons::text[], :messages::text[], :due_at::timestamptz[],
-            :attempts::int[], :reference_counts::bigint[])
-     AS d (sha256, verdict, reason, message, due_at, attempts, reference_count)
+            :attempts::int[], :seen::text[])
+     AS d (sha256, verdict, reason, message, due_at, attempts, seen)
 JOIN media_objects o ON o.tenant_id = :tenant_id AND o.sha256 = d.sha256
-WHERE d.reference_count = (SELECT count(*) FROM post_media m WHERE m.tenant_id = :tenant_id AND m.sha256 = d.sha256)
+WHERE d.seen = (
+    SELECT coalesce(
+        md5(string_agg(concat_ws('/', m.post_id, m.position, p.xmin), '|' ORDER BY m.post_id, m.position)), '')
+    FROM post_media m
+    CROSS JOIN LATERAL (SELECT xmin FROM posts WHERE tenant_id = :tenant_id AND id = m.post_id LIMIT 1) p
+    WHERE m.tenant_id = :tenant_id AND m.sha256 = d.sha256)
 ORDER BY o.sha256
 ON CONFLICT (tenant_id, sha256, provider, model) DO UPDATE SET
     verdict = excluded.verdict, reason = excluded.reason, message = excluded.message, rules = excluded.rules,
