@@ -373,6 +373,13 @@ async def test_an_edit_while_the_pass_runs_keeps_the_picture_to_do(bench: Bench,
     assert (await bench.analyse()).analyses == 1
 
 
+async def test_texts_alone_need_somebody_who_reads_them(bench: Bench) -> None:
+    """Without a local provider, pictures that must never be paid for are not paid for."""
+    bench.policy = VisionPolicy(ocr_only=OcrOnly(when="always"))
+    with pytest.raises(ConfigurationError, match="ocr_only"):
+        await bench.analyse()
+
+
 async def test_decisions_of_one_tenant_never_touch_another(
     bench: Bench, new_bench: NewBench, pictures: tuple[Path, ...]
 ) -> None:

@@ -106,6 +106,10 @@ class VisionPass:
                 raise ConfigurationError(
                     f"Calls to {self.provider.name} cost tokens, and no budget stands before them."
                 )
+            if self.local is None and self.policy.ocr_only.when == "always":
+                raise ConfigurationError(
+                    f"ocr_only.when is always, so texts are not to be read by {self.provider.name}, and nobody else is there."
+                )
             self._paid = PaidCalls(self.gate, self.tenant_id, self.provider)
 
     async def count(self) -> int:
