@@ -380,6 +380,17 @@ async def test_texts_alone_need_somebody_who_reads_them(bench: Bench) -> None:
         await bench.analyse()
 
 
+async def test_a_decision_does_not_outlive_an_answer(bench: Bench, pictures: tuple[Path, ...]) -> None:
+    """What another worker has done since is not deferred, so nobody is called for it later."""
+    await bench.show(Posted(pictures[:1]))
+    bench.limits = NO_ROOM
+    gate = await bench.gate()
+    bench.limits = ROOM
+    assert (await bench.analyse(gate, ledger=Late(bench.world.database, bench.analyse))).deferred == {"daily_limit": 1}
+    assert bench.provider.calls == bench.sha256s
+    assert await bench.rows(DECISIONS, bench.tenant.id) == []
+
+
 async def test_decisions_of_one_tenant_never_touch_another(
     bench: Bench, new_bench: NewBench, pictures: tuple[Path, ...]
 ) -> None:

@@ -272,8 +272,6 @@ class PostgresVision:
             await sql.record_decisions(
                 connection,
                 tenant_id=tenant_id,
-                provider=todo.provider.name,
-                model=todo.provider.model,
                 rules=todo.rules,
                 sha256s=[one.medium.sha256 for one in decided],
                 verdicts=[one.verdict for one in decided],
@@ -282,6 +280,7 @@ class PostgresVision:
                 due_at=[one.due_at for one in decided],
                 attempts=[one.attempts for one in decided],
                 seen=[one.medium.seen for one in decided],
+                **_identity(todo.provider),
             )
 
     async def record_tally(

@@ -168,9 +168,9 @@ ON CONFLICT (tenant_id, sha256, provider, model, schema_version) DO UPDATE SET
     error = NULL, result = excluded.result, provenance = excluded.provenance, analyzed_at = excluded.analyzed_at
 WHERE vision_results.method = 'fallback' OR vision_results.result IS NULL;
 
--- name: record_decisions(tenant_id, provider, model, rules, sha256s, verdicts, reasons, messages, due_at, attempts, seen)!
+-- name: record_decisions(tenant_id, provider, model, schema_version, fingerprint, rules, sha256s, verdicts, reasons, messages, due_at, attempts, seen)!
 -- Writes decisions; the newest one of a picture stands. One whose picture a further post shows since, or whose posts were
--- edited since, is not written: the picture stays to do.
+-- edited since, is not written: the picture stays to do. Nor is one whose picture has got its result since.
 INSERT INTO vision_decisions
     (tenant_id, sha256, provider, model, verdict, reason, message, rules, due_at, attempts)
 SELECT :tenant_id, o.sha256, :provider, :model, d.verdict, d.reason, d.message, :rules, d.due_at, d.attempts
@@ -184,6 +184,10 @@ WHERE d.seen = (
     FROM post_media m
     CROSS JOIN LATERAL (SELECT xmin FROM posts WHERE tenant_id = :tenant_id AND id = m.post_id LIMIT 1) p
     WHERE m.tenant_id = :tenant_id AND m.sha256 = d.sha256)
+  AND NOT EXISTS (
+    SELECT FROM vision_results r
+    WHERE r.tenant_id = :tenant_id AND r.sha256 = d.sha256 AND r.provider = :provider AND r.model = :model
+      AND r.schema_version = :schema_version AND r.fingerprint = :fingerprint AND r.method <> 'fallback')
 ORDER BY o.sha256
 ON CONFLICT (tenant_id, sha256, provider, model) DO UPDATE SET
     verdict = excluded.verdict, reason = excluded.reason, message = excluded.message, rules = excluded.rules,
