@@ -3,6 +3,7 @@
 What is not here: the rules themselves (`unit/test_policy.py`), and calls by several workers (`test_single_flight.py`).
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,10 +18,10 @@ from tests.pictures import photo
 from tests.posted import Posted
 from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.core.budget import Allowance, BudgetLimits, Period
-from vision_assets.core.errors import AnswerRefused, DatabaseUnavailable
+from vision_assets.core.errors import AnswerRefused, ConfigurationError, DatabaseUnavailable
 from vision_assets.core.policy import OcrOnly, VisionPolicy, rules_fingerprint
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision_ledger import Decided, ToDo
+from vision_assets.core.vision_ledger import Decided, Medium, ToDo
 
 NO_ROOM = BudgetLimits(tenant={"day": Allowance(0)})
 CLOSED = VisionPolicy(skipped_channels=frozenset({"closed"}))
@@ -389,6 +390,35 @@ async def test_a_decision_does_not_outlive_an_answer(bench: Bench, pictures: tup
     assert (await bench.analyse(gate, ledger=Late(bench.world.database, bench.analyse))).deferred == {"daily_limit": 1}
     assert bench.provider.calls == bench.sha256s
     assert await bench.rows(DECISIONS, bench.tenant.id) == []
+
+
+async def test_calls_under_way_end_before_a_failure_of_the_registry(bench: Bench, pictures: tuple[Path, ...]) -> None:
+    """When the list of pictures breaks off in the middle of a paid call, its answer is kept, and paid for once."""
+    await bench.show(Posted(pictures[:1]))
+    called, broken = asyncio.Event(), asyncio.Event()
+
+    class BreaksOff(PostgresVision):
+        """Cannot be reached for the second page."""
+
+        async def unanalysed(
+            self, tenant_id: TenantId, todo: ToDo, *, after: tuple[int, int, str], limit: int
+        ) -> Sequence[Medium]:
+            """List one page."""
+            if after < (0, 0, ""):
+                return await PostgresVision.unanalysed(self, tenant_id, todo, after=after, limit=limit)
+            await called.wait()
+            broken.set()
+            raise DatabaseUnavailable("gone")
+
+    async def think() -> None:
+        called.set()
+        await broken.wait()
+
+    bench.provider.thinking = think
+    with pytest.raises(DatabaseUnavailable):
+        await bench.analyse(ledger=BreaksOff(bench.world.database))
+    assert (await bench.day()).used_tokens == 700
+    assert await bench.count() == 0
 
 
 async def test_decisions_of_one_tenant_never_touch_another(

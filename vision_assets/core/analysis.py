@@ -27,6 +27,7 @@ from vision_assets.core.errors import (
     QuotaExceeded,
     StorageBusy,
     StorageUnavailable,
+    TransientError,
 )
 from vision_assets.core.guarded_store import QuotaGuardedStore
 from vision_assets.core.neighbours import distance_bits
@@ -108,7 +109,7 @@ class VisionPass:
                 )
             if self.local is None and self.policy.ocr_only.when == "always":
                 raise ConfigurationError(
-                    f"ocr_only.when is always, so texts are not to be read by {self.provider.name}, and nobody else is there."
+                    f"ocr_only.when is always: {self.provider.name} must not read texts, and nobody else is there to."
                 )
             self._paid = PaidCalls(self.gate, self.tenant_id, self.provider)
 
@@ -122,16 +123,25 @@ class VisionPass:
         A bad picture becomes a dead letter; a transient fault leaves its picture to do and is reported. When one after
         the other fails, something is down for all of them, and the pass ends. What the budget does not let through is
         deferred, while cached and reused results go on.
+
+        Raises:
+            DatabaseUnavailable, DatabaseConflict: Transient; calls under way have ended before.
         """
         todo = await self._begin()
         room = asyncio.Semaphore(self.concurrency * _UNDER_WAY_PER_CALL)
+        fault: TransientError | None = None
         async with asyncio.TaskGroup() as group:
-            async for medium in self._media(todo):
-                await room.acquire()
-                # A task waits only for pictures that appeared earlier, so never in a circle.
-                task = group.create_task(self._one(medium))
-                self._under_way[medium.sha256] = task
-                task.add_done_callback(partial(self._ended, medium.sha256, room))
+            try:
+                async for medium in self._media(todo):
+                    await room.acquire()
+                    # A task waits only for pictures that appeared earlier, so never in a circle.
+                    task = group.create_task(self._one(medium))
+                    self._under_way[medium.sha256] = task
+                    task.add_done_callback(partial(self._ended, medium.sha256, room))
+            except TransientError as error:
+                fault = error  # raised inside the group it would cancel calls that are paid for
+        if fault is not None:
+            raise fault
         await self._write_decisions(todo)
         await self.ledger.record_tally(self.tenant_id, verdicts=self.report.decisions, blocks=self.report.deferred)
         self.report.estimate = self._paid.estimate if self._paid else None

@@ -135,7 +135,7 @@ class VisionLedger(Protocol):
         ...
 
     async def record_decisions(self, tenant_id: TenantId, decided: Sequence[Decided], *, todo: ToDo) -> None:
-        """Write decisions, one a picture; those that a further or edited post, or a result, has overtaken are left out."""
+        """Write decisions, one a picture, but for those that a further or edited post, or a result, has overtaken."""
         ...
 
     async def record_tally(

@@ -16,8 +16,8 @@ WHERE o.tenant_id = :tenant_id
 -- name: unanalysed(tenant_id, algorithm, provider, model, schema_version, fingerprint, rules, now, with_budget, budget_reasons, after_seq, after_position, after_sha256, row_limit, post_limit, text_characters)
 -- Pictures of one tenant without a result of this provider at this fingerprint in S3, where the clean-up has not
 -- removed it on purpose and no decision under these rules stands, by first appearance; with the newest posts that show
--- them, and those posts' pictures; `seen` changes with each reference and each change of a post. Results, decisions and hashes are looked up row by row along the index of that order,
--- so a page costs what it returns.
+-- them, and those posts' pictures; `seen` changes with each reference and each change of a post. Results, decisions and
+-- hashes are looked up row by row along the index of that order, so a page costs what it returns.
 WITH page AS MATERIALIZED (
     SELECT o.sha256, o.mime, o.s3_key, o.first_post_seq, o.first_position, o.width, o.height
     FROM media_objects o
