@@ -18,8 +18,8 @@ from structlog.testing import capture_logs
 from tests.emulated_gigachat import EmulatedGigaChat
 from tests.pictures import encoded, photo
 from vision_assets.clients.gigachat import GigaChat
-from vision_assets.clients.gigachat_errors import retry_after_seconds
 from vision_assets.clients.gigachat_wire import GigaChatAccess
+from vision_assets.clients.provider_calls import retry_after_seconds
 from vision_assets.core.errors import (
     ConfigurationError,
     InputRejected,

@@ -124,7 +124,7 @@ async def test_pictures_at_once_find_the_form_out_together(vision: GigaChatVisio
     gigachat.set_faults({"kind": "response_format_unsupported"})
     analyses = await asyncio.gather(*(vision.analyze(PICTURE, mime="image/jpeg") for _ in range(4)))
     assert len(analyses) == len(gigachat.bills()) == 4
-    assert vision._forms[0] == "function"
+    assert vision.ladder.forms[0] == "function"
 
 
 @pytest.mark.parametrize(

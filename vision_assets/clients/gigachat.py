@@ -1,8 +1,8 @@
 """GigaChat: the official SDK, and what it leaves to its user.
 
-Retries within a deadline, a circuit breaker, request ids, and uploaded files that never stay. What is not here: the
-HTTP client itself (`gigachat_wire.py`), what an error means (`gigachat_errors.py`), prompts and answers
-(`gigachat_vision.py`), and how many calls may be made at once (`core/budget.py`).
+Request ids, batches, and uploaded files that never stay. What is not here: retries and the breaker
+(`provider_calls.py`), the HTTP client itself (`gigachat_wire.py`), what an error means (`gigachat_errors.py`), prompts
+and answers (`gigachat_vision.py`), and how many calls may be made at once (`core/budget.py`).
 """
 
 import asyncio
@@ -18,27 +18,12 @@ import gigachat.exceptions as sdk
 import structlog
 from gigachat.context import client_id_cvar, request_id_cvar
 from gigachat.models import ChatCompletion
-from purgatory import AsyncCircuitBreakerFactory
-from purgatory.domain.model import OpenedState
 from pydantic import ValidationError
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_any,
-    stop_before_delay,
-    wait_random_exponential,
-)
 
 from vision_assets.clients.gigachat_errors import translated
 from vision_assets.clients.gigachat_wire import GigaChatAccess, SdkClient
-from vision_assets.core.errors import (
-    ConfigurationError,
-    PermanentError,
-    ProviderUnavailable,
-    VisionAssetsError,
-)
+from vision_assets.clients.provider_calls import ProviderCalls
+from vision_assets.core.errors import ConfigurationError, VisionAssetsError
 from vision_assets.core.tenants import TenantId
 
 log = structlog.get_logger(__name__)
@@ -50,25 +35,7 @@ FILE_PREFIX = "vision-assets-"
 
 LEFTOVER_AGE = timedelta(hours=1)
 TEXTS_A_CALL = 100
-_MAX_ATTEMPTS = 6
-_MAX_WAIT_SECONDS = 20.0
-_BREAKS_AFTER = 5
 _DELETE_SECONDS = 30.0
-
-_backoff = wait_random_exponential(multiplier=0.5, max=_MAX_WAIT_SECONDS)  # full jitter
-
-
-def _breakers(recovery_seconds: float) -> AsyncCircuitBreakerFactory:
-    """Make a breaker for what fails by the provider's fault: not for "slower, please" and "no such file"."""
-    return AsyncCircuitBreakerFactory(
-        default_threshold=_BREAKS_AFTER,
-        default_ttl=recovery_seconds,
-        exclude=[
-            PermanentError,
-            asyncio.CancelledError,
-            (ProviderUnavailable, lambda error: isinstance(error.__cause__, sdk.RateLimitError | sdk.NotFoundError)),
-        ],
-    )
 
 
 @dataclass(slots=True)
@@ -77,14 +44,25 @@ class GigaChat:
 
     access: GigaChatAccess
     _sdk: SdkClient = field(repr=False)
-    _breakers: AsyncCircuitBreakerFactory = field(repr=False)
+    _calls: ProviderCalls = field(repr=False, init=False)
+
+    def __post_init__(self) -> None:
+        self._calls = ProviderCalls(
+            "GigaChat",
+            self.access.deadline_seconds,
+            self.access.recovery_seconds,
+            translated,
+            answered=(sdk.ResponseError,),
+            blameless=lambda cause: isinstance(cause, sdk.RateLimitError | sdk.NotFoundError),
+            final=(sdk.NotFoundError,),  # a file that is gone stays gone
+        )
 
     @classmethod
     @asynccontextmanager
     async def open(cls, access: GigaChatAccess) -> "AsyncIterator[GigaChat]":
         """Open a client in the running event loop, and close it at the end; nothing is sent yet."""
         async with SdkClient(access) as client:
-            yield cls(access, client, _breakers(access.recovery_seconds))
+            yield cls(access, client)
 
     async def chat(self, tenant_id: TenantId, request: Mapping[str, Any]) -> ChatCompletion:
         """Have the model answer. An attempt that may have been billed is not made again.
@@ -99,16 +77,7 @@ class GigaChat:
             ProviderUnavailable: Transient; tells whether it may have been billed.
         """
         client_id_cvar.set(str(tenant_id))
-        completion = await self._call("chat", lambda: self._sdk.achat(dict(request)), billed=True)
-        told = completion.x_headers or {}
-        log.info(
-            "gigachat.billed",
-            model=completion.model,
-            request_id=told.get("x-request-id"),
-            session_id=told.get("x-session-id"),
-            **completion.usage.model_dump(),  # all of it: whether the total leaves out what was cached differs
-        )
-        return completion
+        return await self._call("chat", lambda: self._sdk.achat(dict(request)), billed=True)
 
     @asynccontextmanager
     async def uploaded(self, content: bytes, *, mime: str) -> AsyncIterator[str]:
@@ -181,55 +150,10 @@ class GigaChat:
         billed: bool = False,
         lasting: float | None = None,
     ) -> Result:
-        """Make a call until it succeeds, fails for good, may have been billed, or its time is up."""
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(_may_be_repeated),
-            stop=stop_any(
-                stop_before_delay(self.access.deadline_seconds if lasting is None else lasting),
-                stop_after_attempt(_MAX_ATTEMPTS),
-            ),
-            wait=_wait_seconds,
-            before_sleep=lambda state: _log_retry(what, state),
-            reraise=True,
-        )
-        return await retrying(self._attempt, what, act, billed)
+        """Make a call as `ProviderCalls.call`, with a request id for each attempt."""
 
-    async def _attempt(self, what: str, act: Callable[[], Awaitable[Result]], billed: bool) -> Result:
-        request_id_cvar.set(str(uuid4()))
-        try:
-            async with await self._breakers.get_breaker("gigachat"):
-                try:
-                    return await act()
-                except Exception as error:
-                    told = translated(error, what=what, billed=billed)
-                    if isinstance(error, sdk.ResponseError):
-                        raise told from error
-                    raise told from None  # the text of such an error may hold a header, and with it a secret
-        except OpenedState as error:
-            error.with_traceback(None)  # it is one and the same each time, and would grow
-            raise ProviderUnavailable(
-                f"GigaChat failed {_BREAKS_AFTER} times in succession, or once more since; no call is made for "
-                f"{self.access.recovery_seconds:g} s.",
-                sent=False,
-            ) from None
+        async def attempt() -> Result:
+            request_id_cvar.set(str(uuid4()))
+            return await act()
 
-
-def _may_be_repeated(error: BaseException) -> bool:
-    """Tell whether another attempt may succeed, and costs nothing. A file that is gone stays gone."""
-    return (
-        isinstance(error, ProviderUnavailable) and not error.sent and not isinstance(error.__cause__, sdk.NotFoundError)
-    )
-
-
-def _wait_seconds(state: RetryCallState) -> float:
-    """Wait as told, with jitter on top so that not all come at once; what is told too long ends the call's time."""
-    error = state.outcome.exception() if state.outcome else None
-    told = error.retry_after_seconds if isinstance(error, ProviderUnavailable) else None
-    return _backoff(state) + (told or 0.0)
-
-
-def _log_retry(what: str, state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    log.warning(
-        "gigachat.retried", what=what, attempt=state.attempt_number, wait_seconds=state.upcoming_sleep, error=str(error)
-    )
+        return await self._calls.call(what, attempt, billed=billed, lasting=lasting)

@@ -3,15 +3,13 @@
 What is not here: what is done about it (`gigachat.py`).
 """
 
-import email.utils
-import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 import gigachat.exceptions as sdk
 import httpx
 from pydantic import ValidationError
 
+from vision_assets.clients.provider_calls import retry_after_seconds
 from vision_assets.core.errors import (
     ConfigurationError,
     InputRejected,
@@ -86,21 +84,6 @@ def _message(error: sdk.ResponseError) -> str:
         return str(httpx.Response(200, content=error.content or b"").json()["message"])[:300]
     except (ValueError, LookupError, TypeError):
         return (error.content or b"")[:300].decode(errors="replace")
-
-
-def retry_after_seconds(headers: httpx.Headers, *, now: datetime | None = None) -> float | None:
-    """Read `Retry-After` in either form: seconds, or a date; None where there is neither."""
-    told = headers.get("retry-after", "")
-    try:
-        seconds = float(told)
-    except ValueError:
-        try:
-            moment = email.utils.parsedate_to_datetime(told)
-        except ValueError:
-            return None
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        seconds = (moment - (now or datetime.now(UTC))).total_seconds()
-    return max(seconds, 0.0) if math.isfinite(seconds) else None
 
 
 def _said(error: Exception) -> str:
