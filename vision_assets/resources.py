@@ -46,6 +46,7 @@ from vision_assets.core.vision import SCHEMA_VERSION, ProviderName, VisionProvid
 
 if TYPE_CHECKING:
     from vision_assets.clients.gigachat import GigaChat
+    from vision_assets.clients.openai_compatible import OpenAICompatible
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +307,11 @@ class VisionProviderResource(dg.ConfigurableResource[None]):
 
                 async with self._gigachat() as api:
                     yield GigaChatVision(api, tenant_id, model, policy.description_language, policy.prompts)
+            case "openai":
+                from vision_assets.clients.openai_vision import OpenAIVision  # noqa: PLC0415 - see `_gigachat`
+
+                async with self._openai() as client:
+                    yield OpenAIVision(client, tenant_id, model, policy.description_language, policy.prompts)
             case "local":
                 async with LocalVision.open(languages=self.ocr_languages, threads=self.concurrency) as local:
                     yield local
@@ -336,7 +342,7 @@ class VisionProviderResource(dg.ConfigurableResource[None]):
 
     @asynccontextmanager
     async def _gigachat(self) -> "AsyncIterator[GigaChat]":
-        # The SDK takes a second to load, and most processes never need it.
+        # The SDKs take a second to load, and most processes never need them.
         from vision_assets.clients.gigachat import GigaChat  # noqa: PLC0415
         from vision_assets.clients.gigachat_wire import AUTH_URL, BASE_URL, GigaChatAccess  # noqa: PLC0415
 
@@ -355,6 +361,15 @@ class VisionProviderResource(dg.ConfigurableResource[None]):
         )
         async with GigaChat.open(access) as api:
             yield api
+
+    @asynccontextmanager
+    async def _openai(self) -> "AsyncIterator[OpenAICompatible]":
+        from vision_assets.clients.openai_compatible import OpenAIAccess, OpenAICompatible  # noqa: PLC0415
+
+        key = (self.openai_api_key or "").strip()
+        access = OpenAIAccess(self.openai_base_url, SecretStr(key) if key else None)
+        async with OpenAICompatible.open(access) as client:
+            yield client
 
 
 class QdrantResource(dg.ConfigurableResource[None]):

@@ -19,7 +19,9 @@ FOREIGN = (
     "S3_",
     "AWS_",
     "GIGACHAT_",
+    "OPENAI_",
     "VISION_PROVIDER",
+    "VISION_POLICY_FILE",
 )
 
 

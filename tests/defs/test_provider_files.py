@@ -35,7 +35,10 @@ def uploaded(server: EmulatedGigaChat, name: str) -> None:
 
 
 def test_leftovers_are_looked_for(tmp_path: Path) -> None:
-    """The job asks the provider for its files, and leaves young ones; the local provider has none and is not asked."""
+    """The job asks the provider for its files, and leaves young ones; the local provider has none and is not asked.
+
+    GigaChat is asked wherever there is an account: a tenant may have chosen it.
+    """
     with emulated_gigachat(tmp_path) as server:
         uploaded(server, f"{FILE_PREFIX}a.jpeg")
         resource = VisionProviderResource(
@@ -51,6 +54,9 @@ def test_leftovers_are_looked_for(tmp_path: Path) -> None:
         assert len(server.files()) == 1
         assert run(VisionProviderResource()) == {"deleted_files": 0}
         assert server.counts()["calls"][""]["files.list"] == {"200": 1}
+        of_a_tenant = resource.model_copy(update={"provider": "local"})
+        assert run(of_a_tenant) == {"deleted_files": 0}
+        assert server.counts()["calls"][""]["files.list"] == {"200": 2}
 
 
 def test_without_credentials_the_job_says_which_setting() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.bench import Bench, NewBench
 from tests.emulated_gigachat import EmulatedGigaChat, emulated_gigachat
+from tests.emulated_openai import EmulatedOpenAI, emulated_openai
 from tests.world import World, open_world
 from vision_assets.clients.postgres.budget import PostgresBudget
 from vision_assets.settings import Settings
@@ -57,3 +58,17 @@ async def new_bench(world: World, database: str, bucket: str, parts: Settings) -
             )
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def openai_at_work() -> Iterator[EmulatedOpenAI]:
+    """Run the emulated API that speaks as OpenAI's for the whole session."""
+    with emulated_openai() as server:
+        yield server
+
+
+@pytest.fixture
+def openai_server(openai_at_work: EmulatedOpenAI) -> EmulatedOpenAI:
+    """Give it as if it had just been started."""
+    openai_at_work.reset()
+    return openai_at_work

@@ -2,11 +2,14 @@
 
 import gzip
 import json
+import re
+from uuid import UUID
 
 import pytest
 
 from tests.results import MOMENT, result
-from vision_assets.core.vision import VisionResult
+from vision_assets.core.tenants import TenantId
+from vision_assets.core.vision import VisionResult, vision_key
 
 FOUND = result("a" * 64, text="Вход", labels=("photo", "text"), barcodes=("https://example.org",))
 
@@ -65,3 +68,17 @@ def test_what_is_no_result(body: bytes) -> None:
     """Empty, foreign, incomplete: each is refused."""
     with pytest.raises(ValueError, match=r"gzip|schema|Expecting"):
         VisionResult.from_gzip(body)
+
+
+def test_every_model_has_a_key_of_its_own() -> None:
+    """Slashes, colons and underscores of its name stand escaped; plain names stand as they are."""
+    tenant = TenantId(UUID(int=7))
+    names = ["a/b", "a:b", "a_b", "a!2fb", "a b", "a%2Fb", "ab", "модель"]
+    keys = [vision_key(tenant, "0" * 64, provider="openai", model=name) for name in names]
+    assert keys[0] == f"vision/{tenant}/{'0' * 64}_openai_a!2fb_v1.0.json"
+    assert len(set(keys)) == len(names)
+    for key in keys:
+        assert re.fullmatch(r"vision/[0-9a-f-]{36}/0{64}_openai_[A-Za-z0-9.!-]+_v1\.0\.json", key)
+    assert vision_key(tenant, "0" * 64, provider="gigachat", model="GigaChat-2-Max").endswith(
+        "_GigaChat-2-Max_v1.0.json"
+    )

@@ -5,6 +5,7 @@ What is not here: the order of cache, reuse and call (`analysis.py`), and any pr
 
 import gzip
 import json
+import string
 import zlib
 from collections.abc import Mapping
 from datetime import datetime
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from vision_assets.core.tenants import TenantId
 
 SCHEMA_VERSION = "1.0"
+
+_KEY_CHARACTERS = frozenset(string.ascii_letters + string.digits + ".-")
 
 ProviderName = Literal["local", "gigachat", "openai"]
 """Part of the S3 key; `openai` is whatever speaks as OpenAI's API does."""
@@ -224,7 +227,7 @@ class VisionProvider(Protocol):
 
     Attributes:
         name: Part of the S3 key: lower case, no `_`.
-        model: Part of the S3 key.
+        model: Part of the S3 key, where what no key should hold is escaped.
         fingerprint: Changes whenever the same picture may get another answer.
         estimated_tokens: What a call takes at most, as long as nothing is learned; None: calls cost nothing.
     """
@@ -256,5 +259,10 @@ class VisionProvider(Protocol):
 def vision_key(
     tenant_id: TenantId, sha256: str, *, provider: str, model: str, schema_version: str = SCHEMA_VERSION
 ) -> str:
-    """Name the S3 object of a result; the form is a contract with other readers."""
-    return f"vision/{tenant_id}/{sha256}_{provider}_{model}_v{schema_version}.json"
+    """Name the S3 object of a result; the form is a contract with other readers.
+
+    A model's name may hold anything. All but letters, digits, dots and hyphens stands as `!` and two hex digits a byte,
+    so that no two models share a key.
+    """
+    safe = "".join(chr(byte) if chr(byte) in _KEY_CHARACTERS else f"!{byte:02x}" for byte in model.encode())
+    return f"vision/{tenant_id}/{sha256}_{provider}_{safe}_v{schema_version}.json"

@@ -10,11 +10,8 @@ how a call is admitted and broken (`gigachat_call.py`), the control API (`gigach
 """
 
 import argparse
-import asyncio
-import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -22,11 +19,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vision_assets.devstack import gigachat_plain as plain
+from vision_assets.devstack.abrupt_server import abrupt_server
 from vision_assets.devstack.gigachat_access import BUSINESS, PERSONAL
-from vision_assets.devstack.gigachat_call import ABORT, Broken, Call, Refused
+from vision_assets.devstack.gigachat_call import Broken, Call, Refused
 from vision_assets.devstack.gigachat_chat import chat
 from vision_assets.devstack.gigachat_control import ROUTES as CONTROL_ROUTES
 from vision_assets.devstack.gigachat_embeddings import embeddings
@@ -53,30 +50,6 @@ _ROUTES: list[tuple[str, str, Endpoint, Work]] = [
     ("GET", f"{_V1}/models", "models", plain.list_models),
     ("GET", f"{_V1}/balance", "balance", plain.balance),
 ]
-_SHUTDOWN_SECONDS = 5
-
-
-class _Abortable(H11Protocol):
-    """Lets the application close a connection without an answer, which ASGI has no word for."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        app = self.app
-
-        async def with_abort(scope: Any, receive: Any, send: Any) -> None:
-            scope.setdefault("extensions", {})[ABORT] = transport.abort
-            await app(scope, receive, send)
-
-        self.app = with_abort
-
-
-class _Server(uvicorn.Server):
-    """Drops whatever is open when it ends: a call that hangs would keep it for ever."""
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
-        await super().shutdown(sockets)
 
 
 def _endpoint(endpoint: Endpoint, work: Work) -> Callable[[Request], Awaitable[Response]]:
@@ -126,19 +99,8 @@ def create_server(folder: Path, *, port: int, options: Options | None = None) ->
         port: On 127.0.0.1; 0 for any.
         options: In force at the start and after a reset.
     """
-    config = uvicorn.Config(
-        create_app(options or Options()),
-        host="127.0.0.1",
-        port=port,
-        http=_Abortable,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-        ssl_context_factory=lambda _, __: server_context(folder),
-    )
-    return _Server(config)
+    app = create_app(options or Options())
+    return abrupt_server(app, port=port, tls=lambda: server_context(folder))
 
 
 def main() -> None:

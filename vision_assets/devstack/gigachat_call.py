@@ -17,11 +17,10 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from vision_assets.devstack.abrupt_server import ABORT
 from vision_assets.devstack.gigachat_access import Token, TokenExpired, TokenUnknown, TooManyStreams
-from vision_assets.devstack.gigachat_faults import Endpoint, Fault, MalformedJson, RateLimited, ServerError
+from vision_assets.devstack.gigachat_faults import AnyFault, Endpoint, MalformedJson, RateLimited, ServerError
 from vision_assets.devstack.gigachat_state import State
-
-ABORT = "vision_assets.abort"  # of the ASGI scope's extensions: closes the connection at once
 
 _MAX_REQUEST_BYTES = 80 * 10**6
 
@@ -89,7 +88,7 @@ class Call:
         """The client id of the caller."""
         return self.token.account.client_id
 
-    def fault(self, *triggers: str) -> Fault | None:
+    def fault(self, *triggers: str) -> AnyFault | None:
         """Give the fault that hits this call at this point, if any."""
         return self.state.faults.take(*triggers, endpoint=self.endpoint, tenant=self.tenant)
 
@@ -147,7 +146,7 @@ class Call:
             case None:
                 return
             case RateLimited():
-                raise Refused(429, "Too many requests", headers=_retry_after(fault))
+                raise Refused(429, "Too many requests", headers=retry_after(fault))
             case ServerError():
                 raise Refused(fault.status, "Internal server error")
         if fault.kind == "payment_required":
@@ -168,7 +167,7 @@ class Call:
         await self._leave(fault)
         return answer
 
-    async def _leave(self, fault: Fault) -> None:
+    async def _leave(self, fault: AnyFault) -> None:
         """Give no answer: close the connection now, or let the client do so some day."""
         drop = fault.kind == "drop"
         self.state.books.count(self.tenant, self.endpoint, "drop" if drop else "hang")
@@ -179,7 +178,8 @@ class Call:
         raise Broken
 
 
-def _retry_after(fault: RateLimited) -> dict[str, str]:
+def retry_after(fault: RateLimited) -> dict[str, str]:
+    """Give the header in the form that the fault wants, if any."""
     match fault.retry_after:
         case "seconds":
             return {"Retry-After": str(fault.retry_after_seconds)}

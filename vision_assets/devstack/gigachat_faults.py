@@ -40,7 +40,7 @@ _PLACES: dict[str, tuple[Endpoint, ...]] = {
 }
 
 
-class _Fault(BaseModel):
+class AnyFault(BaseModel):
     """When a fault happens.
 
     Attributes:
@@ -74,7 +74,7 @@ class _Fault(BaseModel):
         return self.endpoint in (None, endpoint, endpoint.partition(".")[0])
 
 
-class RateLimited(_Fault):
+class RateLimited(AnyFault):
     """429.
 
     Attributes:
@@ -87,14 +87,14 @@ class RateLimited(_Fault):
     retry_after_seconds: int = Field(1, ge=0)
 
 
-class ServerError(_Fault):
+class ServerError(AnyFault):
     """A 5xx without a bill."""
 
     kind: Literal["server_error"]
     status: Literal[500, 502, 503] = 500
 
 
-class Drop(_Fault):
+class Drop(AnyFault):
     """The connection is closed without an answer: before the call has any effect, or after it was done and billed."""
 
     kind: Literal["drop"]
@@ -105,14 +105,14 @@ class Drop(_Fault):
         return f"drop_{self.when}"
 
 
-class MalformedJson(_Fault):
+class MalformedJson(AnyFault):
     """A billed 200 whose body is no JSON, or JSON of another shape."""
 
     kind: Literal["malformed_json"]
     shape: Literal["no_json", "wrong_shape"] = "no_json"
 
 
-class Plain(_Fault):
+class Plain(AnyFault):
     """A fault without options.
 
     `hang` never answers; `hang_after_billing` does so when the call is done. `truncated_json` sends half of a body.
@@ -143,7 +143,7 @@ Fault = Annotated[RateLimited | ServerError | Drop | MalformedJson | Plain, Fiel
 
 @dataclass(slots=True)
 class _Entry:
-    fault: Fault
+    fault: AnyFault
     met: int = 0
     hit: int = 0
 
@@ -154,11 +154,11 @@ class Faults:
 
     _entries: list[_Entry] = field(default_factory=list)
 
-    def replace(self, faults: Sequence[Fault]) -> None:
+    def replace(self, faults: Sequence[AnyFault]) -> None:
         """Put these in force and no others; each begins to count anew."""
         self._entries = [_Entry(fault) for fault in faults]
 
-    def take(self, *triggers: str, endpoint: Endpoint, tenant: str) -> Fault | None:
+    def take(self, *triggers: str, endpoint: Endpoint, tenant: str) -> AnyFault | None:
         """Give the fault that hits a call at this point, if any, and count it."""
         for entry in self._entries:
             fault = entry.fault
