@@ -70,7 +70,7 @@ class Sight:
 
 
 def look(content: bytes) -> Sight:
-    """Look at a file: pure, some 10 ms of CPU for a photograph.
+    """Look at a file: pure, a few ms of CPU for a photograph.
 
     Raises:
         NotAPicture: It cannot be decoded, is not of the four formats, or is far too big.
@@ -101,15 +101,16 @@ def look(content: bytes) -> Sight:
 
 
 def _colour(pixels: NDArray[np.int32]) -> Colour:
-    colours = np.array(list(_PALETTE.values()))
-    distances = ((pixels.reshape(-1, 1, 3) - colours) ** 2).sum(axis=2)
+    # The distance to each colour without the pixel's own square, which is the same for all; exact in these floats.
+    colours = np.array(list(_PALETTE.values()), dtype=np.float32)
+    distances = (colours**2).sum(axis=1) - 2 * pixels.reshape(-1, 3).astype(np.float32) @ colours.T
     return list(_PALETTE)[int(np.bincount(distances.argmin(axis=1), minlength=len(colours)).argmax())]
 
 
 def _kind(pixels: NDArray[np.int32], grey: NDArray[np.float64], tallness: float) -> Kind:
     """Guess the kind: much of one colour is drawn, little of it is photographed, white bands are captions."""
-    _, counts = np.unique((pixels // 16).reshape(-1, 3), axis=0, return_counts=True)
-    common = counts.max() / counts.sum()
+    bins = pixels[..., 0] >> 4 << 8 | pixels[..., 1] >> 4 << 4 | pixels[..., 2] >> 4
+    common = np.bincount(bins.ravel()).max() / bins.size
     if common > 0.97:
         return "other"
     colourless = (pixels.max(axis=2) - pixels.min(axis=2)).max() < 24
