@@ -7,6 +7,7 @@ What is not here: measurements that are facts (`measurement.py`), and reading th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,18 +79,17 @@ class Appearance:
 
 
 def look(image: Image.Image) -> Appearance:
-    """Compute the figures of an upright RGB bitmap: pure, about 20 ms of CPU."""
+    """Compute the figures of an upright RGB bitmap: pure, about 5 ms of CPU."""
     small = scaled_down(image, _EDGE)
     pixels = np.asarray(small)
     luma = np.asarray(small.convert("L")).astype(np.int16)
     red, green, blue = (pixels[:, :, channel].astype(np.int16) >> 4 for channel in range(3))
-    chroma = pixels.max(axis=2) - pixels.min(axis=2)
+    chroma = _across(np.maximum, pixels) - _across(np.minimum, pixels)
     levels = np.bincount(luma.ravel() >> 2, minlength=64) / luma.size
     used = levels[levels > 0]
     gradient = np.zeros_like(luma)
     gradient[:, 1:] = np.abs(np.diff(luma, axis=1))
     gradient[1:] = np.maximum(gradient[1:], np.abs(np.diff(luma, axis=0)))
-    blocks = _blocks(luma)
     return Appearance(
         tallness=image.height / image.width,
         concentration=float(np.bincount((red << 8 | green << 4 | blue).ravel()).max() / luma.size),
@@ -97,9 +97,9 @@ def look(image: Image.Image) -> Appearance:
         light=float((luma > 200).mean()),
         colourful=float((chroma > 48).mean()),
         monochrome=bool((chroma >= 12).mean() < 0.01),
-        flat=blocks.max(axis=(1, 3)) - blocks.min(axis=(1, 3)) <= 6,
-        hard=_blocks(gradient >= 64).mean(axis=(1, 3)),
-        soft=_blocks((gradient >= 6) & (gradient < 32)).mean(axis=(1, 3)),
+        flat=_of_blocks(np.maximum, luma) - _of_blocks(np.minimum, luma) <= 6,
+        hard=_share_of_blocks(gradient >= 64),
+        soft=_share_of_blocks((gradient >= 6) & (gradient < 32)),
     )
 
 
@@ -185,9 +185,24 @@ def _covered(shape: tuple[int, ...], words: Sequence[Word]) -> NDArray[np.bool_]
     return covered
 
 
-def _blocks(values: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Cut into 8×8 blocks; axes 1 and 3 run within a block. A picture under 8 px is repeated at its edge."""
+def _across(ufunc: np.ufunc, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Reduce the three channels; numpy is slow along so short an axis."""
+    combined: NDArray[np.uint8] = ufunc(ufunc(pixels[:, :, 0], pixels[:, :, 1]), pixels[:, :, 2])
+    return combined
+
+
+def _of_blocks(ufunc: np.ufunc, values: NDArray[np.generic]) -> NDArray[Any]:
+    """Reduce each 8×8 block, rows first: numpy is slow along short axes. Under 8 px the edge is repeated."""
     short = [(0, max(0, _BLOCK - length)) for length in values.shape]
-    values = np.pad(values, short, mode="edge")
+    if any(after for _, after in short):
+        values = np.pad(values, short, mode="edge")
     rows, columns = values.shape[0] // _BLOCK, values.shape[1] // _BLOCK
-    return values[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK)
+    whole = values[: rows * _BLOCK, : columns * _BLOCK]
+    lines = ufunc.reduce(whole.reshape(rows, _BLOCK, columns * _BLOCK), axis=1)
+    reduced: NDArray[Any] = ufunc.reduce(lines.reshape(rows, columns, _BLOCK), axis=2)
+    return reduced
+
+
+def _share_of_blocks(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    share: NDArray[np.float64] = _of_blocks(np.add, mask.astype(np.uint8)) / _BLOCK**2
+    return share
