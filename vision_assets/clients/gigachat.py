@@ -77,7 +77,16 @@ class GigaChat:
             ProviderUnavailable: Transient; tells whether it may have been billed.
         """
         client_id_cvar.set(str(tenant_id))
-        return await self._call("chat", lambda: self._sdk.achat(dict(request)), billed=True)
+        completion = await self._call("chat", lambda: self._sdk.achat(dict(request)), billed=True)
+        told = completion.x_headers or {}
+        log.info(
+            "gigachat.billed",
+            model=completion.model,
+            request_id=told.get("x-request-id"),
+            session_id=told.get("x-session-id"),
+            **completion.usage.model_dump(),  # all of it: whether the total leaves out what was cached differs
+        )
+        return completion
 
     @asynccontextmanager
     async def uploaded(self, content: bytes, *, mime: str) -> AsyncIterator[str]:
