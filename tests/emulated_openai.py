@@ -63,6 +63,7 @@ class Oddity(AnyFault):
         "wrong_shape",
         "no_choices",
         "no_usage",
+        "usage_not_counted",
         "form_refused",
         "functions_refused",
         "content_filter",
@@ -132,8 +133,8 @@ class EmulatedOpenAI:
             return Response("<html>Bad gateway</html>", media_type="application/json")
         if fault := self.fault("wrong_shape", "no_choices"):
             answer["choices"] = "none" if fault.kind == "wrong_shape" else []
-        if self.fault("no_usage"):
-            del answer["usage"]
+        if fault := self.fault("no_usage", "usage_not_counted"):
+            answer["usage"] = None if fault.kind == "no_usage" else {"total_tokens": 0}
         return JSONResponse(answer)
 
     def _refusal(self, request: Request, body: Mapping[str, Any]) -> Response | None:

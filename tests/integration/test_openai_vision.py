@@ -2,6 +2,7 @@
 
 import base64
 import io
+import traceback
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -125,11 +126,12 @@ async def test_each_rung_gives_an_answer(
     assert analysis.labels
 
 
+@pytest.mark.parametrize("kind", ["no_usage", "usage_not_counted"])
 async def test_usage_that_is_not_told_is_charged_at_the_estimate(
-    vision: OpenAIVision, openai_server: EmulatedOpenAI
+    vision: OpenAIVision, openai_server: EmulatedOpenAI, kind: Any
 ) -> None:
     """Nobody is let through for nothing: each question then costs what it was held at."""
-    openai_server.set_faults(Oddity(kind="no_usage"), Oddity(kind="prose", times=1))
+    openai_server.set_faults(Oddity(kind=kind), Oddity(kind="prose", times=1))
     analysis = await vision.analyze(PICTURE, mime="image/jpeg")
     assert analysis.tokens_used == 2 * vision.estimated_tokens > openai_server.billed
 
@@ -238,7 +240,7 @@ async def test_what_may_have_been_billed_is_not_asked_again(
         await vision.analyze(PICTURE, mime="image/jpeg")
     assert failed.value.sent
     assert openai_server.hits() == [1]
-    assert KEY not in str(failed.value)
+    assert KEY not in "".join(traceback.format_exception(failed.value))
 
 
 @pytest.mark.parametrize("kind", ["no_choices", "error"])
@@ -266,6 +268,16 @@ async def test_an_address_where_nobody_is(access: OpenAIAccess, url: str, expect
         with pytest.raises(expected) as failed:
             await OpenAIVision(api, TENANT, MODEL).analyze(PICTURE, mime="image/jpeg")
     assert not getattr(failed.value, "sent", False)
+
+
+async def test_a_key_that_no_header_can_hold_is_not_shown(access: OpenAIAccess, openai_server: EmulatedOpenAI) -> None:
+    """The error says which setting is wrong, and neither it nor its traceback holds the key."""
+    async with OpenAICompatible.open(replace(access, api_key=SecretStr("sk-one\nsk-two"))) as api:
+        with pytest.raises(ConfigurationError, match="OPENAI_API_KEY") as failed:
+            await OpenAIVision(api, TENANT, MODEL).analyze(PICTURE, mime="image/jpeg")
+    assert "sk-" not in "".join(traceback.format_exception(failed.value))
+    assert "sk-" not in repr(api)
+    assert openai_server.requests == []
 
 
 async def test_a_model_that_is_not_there(access: OpenAIAccess) -> None:

@@ -24,6 +24,17 @@ def test_environment_beats_endpoints_beats_default(monkeypatch: pytest.MonkeyPat
     assert Settings().qdrant_url == "http://qdrant:6333"
 
 
+def test_calls_at_once_are_bounded_by_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A personal account of GigaChat bounds GigaChat alone, unless one bound is set for each."""
+    monkeypatch.delenv("BUDGET_GLOBAL_CALLS", raising=False)
+    monkeypatch.setenv("GIGACHAT_SCOPE", "GIGACHAT_API_PERS")
+    assert [Settings().calls_at_once(name) for name in ("gigachat", "openai")] == [1, 10]
+    monkeypatch.setenv("GIGACHAT_SCOPE", "GIGACHAT_API_B2B")
+    assert Settings().calls_at_once("gigachat") == 10
+    monkeypatch.setenv("BUDGET_GLOBAL_CALLS", "4")
+    assert [Settings().calls_at_once(name) for name in ("gigachat", "openai")] == [4, 4]
+
+
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_documented(name: str) -> None:
     """Every setting stands in the documentation with its default and meaning."""

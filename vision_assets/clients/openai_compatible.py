@@ -82,9 +82,9 @@ class Choice(BaseModel):
 
 
 class Usage(BaseModel):
-    """What a call cost, in tokens."""
+    """What a call cost, in tokens; a server that does not count leaves it out, or says 0."""
 
-    total_tokens: int = Field(gt=0)
+    total_tokens: int | None = Field(None, ge=0)
 
 
 class Completion(BaseModel):

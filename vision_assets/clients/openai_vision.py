@@ -44,7 +44,7 @@ class OpenAIVision:
     model: str
     language: Language = Language.RU
     prompts: Prompts = field(default_factory=Prompts)
-    ladder: Ladder = field(default_factory=lambda: Ladder("The provider"))
+    ladder: Ladder = field(default_factory=lambda: Ladder("openai"))
 
     name = "openai"
 
@@ -105,7 +105,8 @@ class _Shown:
             "messages": [{"role": "system", "content": question.system}, {"role": "user", "content": content}],
         }
         completion = await self.api.chat(request | _in_form(question.form))
-        tokens = completion.usage.total_tokens if completion.usage else self.untold_tokens
+        told = completion.usage.total_tokens if completion.usage else None
+        tokens = told or self.untold_tokens
         if not completion.choices:
             return Said("", completion.model, tokens, "failed", "answered without a choice")
         choice = completion.choices[0]
