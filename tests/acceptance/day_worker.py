@@ -24,11 +24,12 @@ from vision_assets.clients.postgres.budget import PostgresBudget
 from vision_assets.clients.postgres.storage import PostgresStorage
 from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.clients.s3 import S3Bucket
-from vision_assets.core.analysis import VisionPass, VisionReport
+from vision_assets.core.analysis import VisionPass
 from vision_assets.core.budget import BudgetLimits
 from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.guarded_store import QuotaGuardedStore
 from vision_assets.core.tenants import TenantId
+from vision_assets.core.vision_report import VisionReport
 
 MODEL = "GigaChat-2-Max"
 ESTIMATE_TOKENS = 4096

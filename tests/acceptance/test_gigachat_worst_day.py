@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.day_worker import CALLS_AT_ONCE, ESTIMATE_TOKENS, MODEL, Orders
+from tests.acceptance.to_do import still_to_do
 from tests.chaos.test_storage import bucket_orders
 from tests.emulated_gigachat import EmulatedGigaChat, emulated_gigachat
 from tests.pictures import photo
@@ -30,7 +31,6 @@ from vision_assets.clients.gigachat import GigaChat
 from vision_assets.clients.gigachat_vision import GigaChatVision
 from vision_assets.clients.postgres.budget import PostgresBudget
 from vision_assets.clients.postgres.limits import set_budget_limits
-from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.core.tenants import Tenant
 from vision_assets.devstack.gigachat_options import LognormalLatency, Options
 from vision_assets.settings import PROJECT_ROOT, Settings
@@ -127,12 +127,9 @@ class Day:
         rows = await self.world.database.pool.fetch("SELECT item FROM dead_letters WHERE tenant_id = $1", tenant.id)
         return {row["item"] for row in rows}
 
-    async def still_to_do(self, tenant: Tenant, api: GigaChat) -> set[str]:
-        """Pictures that the next run will look at."""
-        page = await PostgresVision(self.world.database).unanalysed(
-            tenant.id, provider=GigaChatVision(api, tenant.id, MODEL), after=(-1, -1, ""), limit=1000
-        )
-        return {medium.sha256 for medium in page}
+    async def let_pauses_pass(self) -> None:
+        """Let the time pass for which pictures rest whose calls were charged in vain."""
+        await self.world.database.pool.execute("UPDATE vision_decisions SET due_at = now() WHERE attempts > 0")
 
 
 @pytest.fixture
@@ -217,13 +214,17 @@ async def test_the_worst_day(day: Day) -> None:
     await day.run(2)
     assert all(fault["hit"] for fault in day.server.faults())
     day.server.set_faults()
+    await day.let_pauses_pass()
     await day.run(3)
 
     counts = day.server.counts()
     async with GigaChat.open(day.orders.access()) as api, PostgresBudget.open(day.orders.database_url) as budget:
         assert await api.delete_leftovers(now=datetime.now(UTC) + timedelta(hours=2)) == in_flight
         await budget.sweep(now=datetime.now(UTC) + timedelta(seconds=HOLD_SECONDS))
-        to_do = {tenant.name: await day.still_to_do(tenant, api) for tenant in day.tenants}
+        to_do = {
+            tenant.name: await still_to_do(day.world, tenant.id, GigaChatVision(api, tenant.id, MODEL))
+            for tenant in day.tenants
+        }
     assert day.server.files() == []
     assert await day.world.database.pool.fetchval("SELECT count(*) FROM budget_holds WHERE NOT expired") == 0
     free, limited, unlucky = day.tenants
