@@ -4,9 +4,10 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from tests.results import result
-from vision_assets.core.vision import Analysis
+from vision_assets.core.vision import Analysis, Look
 
 
 async def at_once() -> None:
@@ -34,8 +35,11 @@ class PaidProvider:
     fingerprint: str = "prompt-1"
     estimated_tokens: int | None = 1000
 
-    async def analyze(self, content: bytes, *, mime: str) -> Analysis:
-        """Look at one picture."""
+    async def prepare(self, content: bytes, *, mime: str) -> Look:
+        """Make one picture ready."""
+        return partial(self._look, content)
+
+    async def _look(self, content: bytes) -> Analysis:
         self.calls.append(hashlib.sha256(content).hexdigest())
         await self.thinking()
         return result("a", text=self.text).analysis.model_copy(update={"tokens_used": self.tokens})

@@ -11,10 +11,16 @@ from vision_assets.core.vision import (
     Measurement,
     Ocr,
     Provenance,
+    VisionProvider,
     VisionResult,
 )
 
 MOMENT = datetime(2026, 11, 1, 12, tzinfo=UTC)
+
+
+async def seen_by(provider: VisionProvider, content: bytes, *, mime: str = "image/jpeg") -> Analysis:
+    """Have a provider look at one picture."""
+    return await (await provider.prepare(content, mime=mime))()
 
 
 def result(

@@ -5,6 +5,7 @@ What is not here: the provider's other end (`biller.py`).
 
 import hashlib
 from datetime import timedelta
+from functools import partial
 from uuid import UUID, uuid4
 
 from tests.chaos.biller import call_provider
@@ -22,7 +23,7 @@ from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.errors import ProviderUnavailable
 from vision_assets.core.guarded_store import QuotaGuardedStore
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import Analysis
+from vision_assets.core.vision import Analysis, Look
 
 STEPS = ("ledger.reserve", "provider.call", "s3.put", "results.record_result", "ledger.settle")
 MOST_TOKENS = 1000
@@ -82,8 +83,11 @@ class PaidProvider:
     def __init__(self, shift: Shift, tenant: TenantId) -> None:
         self._shift, self._tenant = shift, tenant
 
-    async def analyze(self, content: bytes, *, mime: str) -> Analysis:
-        """Look at one picture."""
+    async def prepare(self, content: bytes, *, mime: str) -> Look:
+        """Make one picture ready."""
+        return partial(self._look, content)
+
+    async def _look(self, content: bytes) -> Analysis:
         subject = hashlib.sha256(content).hexdigest()
         try:
             tokens = await self._shift.points.step("provider.call", lambda: self._call(subject))

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from tests.pictures import encoded, photo
 from tests.replayed_gigachat import Place, Replay, Said, replayed
+from tests.results import seen_by
 from vision_assets.clients.gigachat import GigaChat
 from vision_assets.clients.gigachat_vision import GigaChatVision
 from vision_assets.core.asking import MAX_TOKENS
@@ -89,7 +90,7 @@ def gigachat_that_says(tmp_path: Path) -> Opened:
 
 async def look(vision: GigaChatVision) -> Analysis:
     """Look at the picture."""
-    return await vision.analyze(PICTURE, mime="image/jpeg")
+    return await seen_by(vision, PICTURE)
 
 
 def is_right(analysis: Analysis) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.emulated_gigachat import EmulatedGigaChat
 from tests.pictures import encoded, photo, screenshot
+from tests.results import seen_by
 from vision_assets.clients.gigachat import GigaChat
 from vision_assets.clients.gigachat_vision import GigaChatVision
 from vision_assets.core.errors import AnswerRefused, InputRejected, ProviderUnavailable
@@ -42,7 +43,7 @@ def is_russian(text: str | None) -> bool:
 
 async def test_a_picture_is_described(vision: GigaChatVision, gigachat: EmulatedGigaChat) -> None:
     """The model's words, our measurements, the bill to the token, and no file left behind."""
-    analysis = await vision.analyze(PICTURE, mime="image/jpeg")
+    analysis = await seen_by(vision, PICTURE)
     assert is_russian(analysis.description)
     assert (analysis.measurement.width, analysis.measurement.height) == (320, 240)
     assert analysis.measurement.dominant_colors
@@ -56,7 +57,7 @@ async def test_the_language_is_the_tenants(vision: GigaChatVision) -> None:
     """Descriptions come in the language that was set, and another language is another fingerprint."""
     before = vision.fingerprint
     vision.language = Language.EN
-    analysis = await vision.analyze(PICTURE, mime="image/jpeg")
+    analysis = await seen_by(vision, PICTURE)
     assert analysis.description
     assert not is_russian(analysis.description)
     assert vision.fingerprint != before
@@ -67,7 +68,7 @@ async def test_each_picture_gets_its_own_question(vision: GigaChatVision, gigach
     picture = encoded(screenshot())
     for prompts in (Prompts(by_kind={Kind.SCREENSHOT: Preset.MEME}), Prompts(by_kind={})):
         vision.prompts = prompts
-        await vision.analyze(picture, mime="image/jpeg")
+        await seen_by(vision, picture)
     meme, general = (bill["usage"]["prompt_tokens"] for bill in gigachat.bills())
     texts = [prompt(preset, Language.RU).user for preset in (Preset.MEME, Preset.GENERAL)]
     assert meme - general == text_tokens(texts[0]) - text_tokens(texts[1]) > 0
@@ -75,14 +76,14 @@ async def test_each_picture_gets_its_own_question(vision: GigaChatVision, gigach
 
 async def test_other_formats_are_turned_into_one_that_is_taken(vision: GigaChatVision) -> None:
     """A format that the API refuses is transcoded, not refused."""
-    analysis = await vision.analyze(encoded(screenshot(), "WEBP"), mime="image/webp")
+    analysis = await seen_by(vision, encoded(screenshot(), "WEBP"), mime="image/webp")
     assert (analysis.measurement.width, analysis.measurement.height) == (720, 1480)
 
 
 async def test_what_cannot_be_decoded_is_not_sent(vision: GigaChatVision, gigachat: EmulatedGigaChat) -> None:
     """A broken picture costs no upload and no token."""
     with pytest.raises(InputRejected):
-        await vision.analyze(PICTURE[: len(PICTURE) // 2], mime="image/jpeg")
+        await seen_by(vision, PICTURE[: len(PICTURE) // 2])
     assert gigachat.counts()["calls"] == {}
 
 
@@ -102,7 +103,7 @@ async def test_each_rung_gives_an_answer(
 ) -> None:
     """Wherever the answer comes from it is whole, and all calls that it took are counted."""
     gigachat.set_faults(*faults)
-    analysis = await vision.analyze(PICTURE, mime="image/jpeg")
+    analysis = await seen_by(vision, PICTURE)
     assert all(fault["hit"] for fault in gigachat.faults())
     assert len(gigachat.bills()) == calls
     assert analysis.tokens_used == billed(gigachat)
@@ -113,16 +114,16 @@ async def test_each_rung_gives_an_answer(
 async def test_a_form_that_is_refused_is_not_tried_again(vision: GigaChatVision, gigachat: EmulatedGigaChat) -> None:
     """Which form the model takes is found out once; a picture that is refused later says nothing against the form."""
     gigachat.set_faults({"kind": "response_format_unsupported"})
-    await vision.analyze(PICTURE, mime="image/jpeg")
+    await seen_by(vision, PICTURE)
     assert gigachat.faults()[0]["hit"] == 1
-    await vision.analyze(PICTURE, mime="image/jpeg")
+    await seen_by(vision, PICTURE)
     assert gigachat.faults()[0]["hit"] == 1
 
 
 async def test_pictures_at_once_find_the_form_out_together(vision: GigaChatVision, gigachat: EmulatedGigaChat) -> None:
     """Whichever picture's refusal comes first, all fall back one step, and none is lost."""
     gigachat.set_faults({"kind": "response_format_unsupported"})
-    analyses = await asyncio.gather(*(vision.analyze(PICTURE, mime="image/jpeg") for _ in range(4)))
+    analyses = await asyncio.gather(*(seen_by(vision, PICTURE) for _ in range(4)))
     assert len(analyses) == len(gigachat.bills()) == 4
     assert vision.ladder.forms[0] == "function"
 
@@ -138,7 +139,7 @@ async def test_no_answer_is_made_up(
     """Apologies and prose become errors that keep what was said, with what it cost."""
     gigachat.set_faults({"kind": kind})
     with pytest.raises(AnswerRefused) as refused:
-        await vision.analyze(PICTURE, mime="image/jpeg")
+        await seen_by(vision, PICTURE)
     assert refused.value.reason == reason
     assert refused.value.raw_reply
     assert len(gigachat.bills()) == calls
@@ -162,6 +163,6 @@ async def test_a_further_question_that_fails_does_not_hide_the_first(
     """After one billed call a failure tells what that one cost, and whether the further one may have cost too."""
     gigachat.set_faults({"kind": "prose", "times": 1}, {**fault, "endpoint": "chat", "after": 1})
     with pytest.raises(ProviderUnavailable) as failed:
-        await vision.analyze(PICTURE, mime="image/jpeg")
+        await seen_by(vision, PICTURE)
     assert failed.value.sent == sent
     assert failed.value.tokens_used == gigachat.bills()[0]["usage"]["total_tokens"]

@@ -10,6 +10,7 @@ from PIL import Image, ImageFilter
 from structlog.testing import capture_logs
 
 from tests import pictures
+from tests.results import seen_by
 from vision_assets.clients.local_vision import LocalVision
 from vision_assets.clients.tesseract import Tesseract
 from vision_assets.core.errors import InputRejected
@@ -23,7 +24,7 @@ needs_tesseract = pytest.mark.skipif(
 async def look_at(image: Image.Image, picture_format: str = "JPEG") -> Analysis:
     """Analyse one picture with the real program."""
     async with LocalVision.open() as provider:
-        return await provider.analyze(pictures.encoded(image, picture_format, quality=85), mime="image/jpeg")
+        return await seen_by(provider, pictures.encoded(image, picture_format, quality=85))
 
 
 def broken_tesseract(folder: Path, reading: str) -> str:
@@ -89,7 +90,7 @@ async def test_only_what_was_measured_is_said() -> None:
     content = pictures.encoded(pictures.photo(800, 400).resize((3200, 1600)), "JPEG", exif=exif)
     async with LocalVision.open() as opened:
         provider: VisionProvider = opened
-        found = await provider.analyze(content, mime="image/jpeg")
+        found = await seen_by(provider, content)
     assert (found.description, found.scene, found.nsfw_score, found.aesthetic_score) == (None, None, None, None)
     assert (found.objects, found.tokens_used, found.cost_microunits) == ([], 0, 0)
     assert (found.measurement.width, found.measurement.height) == (1600, 3200)
@@ -104,7 +105,7 @@ async def test_labels_name_codes_blur_and_animation() -> None:
     assert {"photo", "blurred", "monochrome"} <= set((await look_at(blurred)).labels)
     moving = pictures.encoded(pictures.blank(), "GIF", save_all=True, append_images=[pictures.photo(640, 480)])
     async with LocalVision.open() as provider:
-        assert "animated" in (await provider.analyze(moving, mime="image/gif")).labels
+        assert "animated" in (await seen_by(provider, moving, mime="image/gif")).labels
 
 
 @needs_tesseract
@@ -126,7 +127,7 @@ async def test_without_tesseract_everything_else_is_there() -> None:
     content = pictures.encoded(pictures.qr_code("https://example.org"), "PNG")
     with capture_logs() as entries:
         async with LocalVision.open(command="no-such-program") as provider:
-            results = [await provider.analyze(content, mime="image/png") for _ in range(3)]
+            results = [await seen_by(provider, content, mime="image/png") for _ in range(3)]
     assert [entry["event"] for entry in entries] == ["ocr.unavailable"]
     for found in results:
         assert (found.status, found.ocr.status, found.ocr.text) == ("partial", "unavailable", None)
@@ -154,7 +155,7 @@ async def test_a_cancelled_analysis_leaves_no_process_behind(tmp_path: Path) -> 
     pid_file = tmp_path / "pid"
     command = broken_tesseract(tmp_path, f"echo $$ > {pid_file}; exec sleep 60")
     async with LocalVision.open(command=command) as provider:
-        task = asyncio.create_task(provider.analyze(pictures.encoded(pictures.blank()), mime="image/jpeg"))
+        task = asyncio.create_task(seen_by(provider, pictures.encoded(pictures.blank())))
         while not pid_file.exists() or not pid_file.read_text().strip():  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(0.02)
         task.cancel()
@@ -168,7 +169,7 @@ async def test_a_damaged_picture_is_rejected() -> None:
     """A permanent error with a code, from before anything is computed."""
     async with LocalVision.open(command="no-such-program") as provider:
         with pytest.raises(InputRejected) as caught:
-            await provider.analyze(pictures.encoded(pictures.photo())[:9000], mime="image/jpeg")
+            await seen_by(provider, pictures.encoded(pictures.photo())[:9000])
     assert caught.value.reason == "truncated"
 
 

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from tests.emulated_gigachat import EmulatedGigaChat
 from tests.emulated_openai import KEY, MODEL, EmulatedOpenAI, Oddity, Slower, Status
 from tests.pictures import encoded, infographic, photo, screenshot
+from tests.results import seen_by
 from vision_assets.clients.gigachat import GigaChat
 from vision_assets.clients.gigachat_vision import GigaChatVision
 from vision_assets.clients.openai_compatible import OpenAIAccess, OpenAICompatible
@@ -50,7 +51,7 @@ async def vision(access: OpenAIAccess) -> AsyncIterator[OpenAIVision]:
 
 async def test_a_picture_is_described(vision: OpenAIVision, openai_server: EmulatedOpenAI) -> None:
     """The model's words, our measurements, the bill to the token and to the tenant; the picture goes with it."""
-    analysis = await vision.analyze(PICTURE, mime="image/jpeg")
+    analysis = await seen_by(vision, PICTURE)
     assert analysis.description
     assert "фотография" in analysis.description
     assert (analysis.measurement.width, analysis.measurement.height) == (320, 240)
@@ -68,8 +69,8 @@ async def test_both_providers_give_the_same_analysis(
     openai_server.set_faults(*[Oddity(kind="form_refused"), Oddity(kind="functions_refused")][:refused])
     picture = encoded(image)
     async with GigaChat.open(gigachat.access(read_seconds=5, deadline_seconds=3)) as api:
-        other = await GigaChatVision(api, TENANT, "GigaChat-2-Max").analyze(picture, mime="image/jpeg")
-    assert alike(await vision.analyze(picture, mime="image/jpeg")) == alike(other)
+        other = await seen_by(GigaChatVision(api, TENANT, "GigaChat-2-Max"), picture)
+    assert alike(await seen_by(vision, picture)) == alike(other)
 
 
 def alike(analysis: Analysis) -> dict[str, Any]:
@@ -91,10 +92,10 @@ async def test_the_environment_changes_nothing(
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Secret: stolen\nAuthorization: Bearer stolen")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     async with OpenAICompatible.open(access) as api:
-        await OpenAIVision(api, TENANT, MODEL).analyze(PICTURE, mime="image/jpeg")
+        await seen_by(OpenAIVision(api, TENANT, MODEL), PICTURE)
     async with OpenAICompatible.open(replace(access, api_key=None)) as api:
         with pytest.raises(ConfigurationError, match="OPENAI_API_KEY"):
-            await OpenAIVision(api, TENANT, MODEL).analyze(PICTURE, mime="image/jpeg")
+            await seen_by(OpenAIVision(api, TENANT, MODEL), PICTURE)
     first, second = (request["headers"] for request in openai_server.requests)
     assert first["authorization"] == f"Bearer {KEY}"
     assert "authorization" not in second
@@ -119,7 +120,7 @@ async def test_each_rung_gives_an_answer(
 ) -> None:
     """Wherever the answer comes from it is whole, and all calls that it took are counted."""
     openai_server.set_faults(*faults)
-    analysis = await vision.analyze(PICTURE, mime="image/jpeg")
+    analysis = await seen_by(vision, PICTURE)
     assert all(openai_server.hits())
     assert len(openai_server.bills) == calls
     assert analysis.tokens_used == openai_server.billed
@@ -132,7 +133,7 @@ async def test_usage_that_is_not_told_is_charged_at_the_estimate(
 ) -> None:
     """Nobody is let through for nothing: each question then costs what it was held at."""
     openai_server.set_faults(Oddity(kind=kind), Oddity(kind="prose", times=1))
-    analysis = await vision.analyze(PICTURE, mime="image/jpeg")
+    analysis = await seen_by(vision, PICTURE)
     assert analysis.tokens_used == 2 * vision.estimated_tokens > openai_server.billed
 
 
@@ -146,7 +147,7 @@ async def test_no_answer_is_made_up(
     """Refusals and prose become errors, with what they cost."""
     openai_server.set_faults(Oddity(kind=kind))
     with pytest.raises(AnswerRefused) as refused:
-        await vision.analyze(PICTURE, mime="image/jpeg")
+        await seen_by(vision, PICTURE)
     assert refused.value.reason == reason
     assert refused.value.tokens_used == openai_server.billed > 0
 
@@ -179,7 +180,7 @@ async def test_what_does_not_pass_is_not_asked_again(
     """Each is told by its kind, whether it comes as a status or within an answer, and costs nothing."""
     openai_server.set_faults(Status(status=status, body=body, in_answer=in_answer))
     with pytest.raises(expected) as refused:
-        await vision.analyze(PICTURE, mime="image/jpeg")
+        await seen_by(vision, PICTURE)
     assert openai_server.bills == []
     if expected is not InputRejected:  # else each form is tried
         assert openai_server.hits() == [1]
@@ -206,7 +207,7 @@ async def test_what_passes_is_waited_out(
     """What certainly was not billed is tried again until it works, and is billed once."""
     openai_server.set_faults(fault)
     async with OpenAICompatible.open(replace(access, deadline_seconds=10)) as api:
-        await OpenAIVision(api, TENANT, MODEL).analyze(PICTURE, mime="image/jpeg")
+        await seen_by(OpenAIVision(api, TENANT, MODEL), PICTURE)
     assert openai_server.hits() == [fault.times]
     assert len(openai_server.bills) == 1
 
@@ -215,7 +216,7 @@ async def test_a_wait_that_is_too_long_is_told(vision: OpenAIVision, openai_serv
     """Who is asked to wait longer than a call may last tells for how long."""
     openai_server.set_faults(Slower(retry_after="seconds", retry_after_seconds=3600))
     with pytest.raises(ProviderUnavailable) as busy:
-        await vision.analyze(PICTURE, mime="image/jpeg")
+        await seen_by(vision, PICTURE)
     assert (busy.value.retry_after_seconds, busy.value.sent) == (3600, False)
 
 
@@ -237,7 +238,7 @@ async def test_what_may_have_been_billed_is_not_asked_again(
     """Nobody knows what it cost, and it says so."""
     openai_server.set_faults(fault)
     with pytest.raises(ProviderUnavailable) as failed:
-        await vision.analyze(PICTURE, mime="image/jpeg")
+        await seen_by(vision, PICTURE)
     assert failed.value.sent
     assert openai_server.hits() == [1]
     assert KEY not in "".join(traceback.format_exception(failed.value))
@@ -250,7 +251,7 @@ async def test_an_answer_that_breaks_off_tells_what_it_cost(
     """It was billed, and a later attempt may succeed."""
     openai_server.set_faults(Oddity(kind=kind))
     with pytest.raises(ProviderUnavailable) as failed:
-        await vision.analyze(PICTURE, mime="image/jpeg")
+        await seen_by(vision, PICTURE)
     assert (failed.value.sent, failed.value.tokens_used) == (False, openai_server.billed)
 
 
@@ -266,7 +267,7 @@ async def test_an_address_where_nobody_is(access: OpenAIAccess, url: str, expect
     """A server that is down may come back, an address that is none may not; nothing was sent."""
     async with OpenAICompatible.open(replace(access, base_url=url, deadline_seconds=0.1)) as api:
         with pytest.raises(expected) as failed:
-            await OpenAIVision(api, TENANT, MODEL).analyze(PICTURE, mime="image/jpeg")
+            await seen_by(OpenAIVision(api, TENANT, MODEL), PICTURE)
     assert not getattr(failed.value, "sent", False)
 
 
@@ -274,7 +275,7 @@ async def test_a_key_that_no_header_can_hold_is_not_shown(access: OpenAIAccess, 
     """The error says which setting is wrong, and neither it nor its traceback holds the key."""
     async with OpenAICompatible.open(replace(access, api_key=SecretStr("sk-one\nsk-two"))) as api:
         with pytest.raises(ConfigurationError, match="OPENAI_API_KEY") as failed:
-            await OpenAIVision(api, TENANT, MODEL).analyze(PICTURE, mime="image/jpeg")
+            await seen_by(OpenAIVision(api, TENANT, MODEL), PICTURE)
     assert "sk-" not in "".join(traceback.format_exception(failed.value))
     assert "sk-" not in repr(api)
     assert openai_server.requests == []
@@ -284,7 +285,7 @@ async def test_a_model_that_is_not_there(access: OpenAIAccess) -> None:
     """The error names what the server said and what to check."""
     async with OpenAICompatible.open(access) as api:
         with pytest.raises(ConfigurationError, match=r"The model llava does not exist.*OPENAI_BASE_URL"):
-            await OpenAIVision(api, TENANT, "llava").analyze(PICTURE, mime="image/jpeg")
+            await seen_by(OpenAIVision(api, TENANT, "llava"), PICTURE)
 
 
 async def test_after_many_failures_nobody_is_asked_for_a_while(
@@ -297,7 +298,7 @@ async def test_after_many_failures_nobody_is_asked_for_a_while(
             openai_server.set_faults(fault)
             for _ in range(8):
                 with pytest.raises(ProviderUnavailable):
-                    await vision.analyze(PICTURE, mime="image/jpeg")
+                    await seen_by(vision, PICTURE)
             assert openai_server.hits() == [asked]
 
 
@@ -305,7 +306,7 @@ async def test_large_pictures_are_scaled_down_and_small_ones_are_not(
     vision: OpenAIVision, openai_server: EmulatedOpenAI
 ) -> None:
     """What is sent costs no more tokens than a picture is held at; the result tells the size that is stored."""
-    analysis = await vision.analyze(encoded(photo(3000, 2000)), mime="image/jpeg")
+    analysis = await seen_by(vision, encoded(photo(3000, 2000)))
     assert (analysis.measurement.width, analysis.measurement.height) == (3000, 2000)
     url = openai_server.requests[0]["messages"][1]["content"][1]["image_url"]["url"]
     with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as sent:
@@ -316,7 +317,7 @@ async def test_the_language_is_the_tenants(vision: OpenAIVision) -> None:
     """Descriptions come in the language that was set, and another language is another fingerprint."""
     before = vision.fingerprint
     vision.language = Language.EN
-    analysis = await vision.analyze(PICTURE, mime="image/jpeg")
+    analysis = await seen_by(vision, PICTURE)
     assert analysis.description
     assert "photo" in analysis.description
     assert vision.fingerprint != before

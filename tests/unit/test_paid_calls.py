@@ -9,7 +9,7 @@ import pytest
 
 from tests.budget_ledger import MemoryBudget
 from tests.paid_provider import PaidProvider, at_once
-from vision_assets.core.budget import EVERYONE, MAX_ATTEMPTS, Allowance, Answer, BudgetLimits, HoldRequest, Window
+from vision_assets.core.budget import EVERYONE, MAX_ATTEMPTS, Allowance, Answer, BudgetLimits, Hold, HoldRequest, Window
 from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.errors import (
     AnswerRefused,
@@ -24,6 +24,7 @@ from vision_assets.core.errors import (
 )
 from vision_assets.core.paid_calls import WAITS_SECONDS, PaidCalls
 from vision_assets.core.tenants import TenantId
+from vision_assets.core.vision import Analysis
 
 TENANT = TenantId(UUID(int=1))
 NOW = datetime(2026, 2, 27, 12, tzinfo=UTC)
@@ -59,11 +60,15 @@ class Setting:
     async def _no_wait(self, _: float) -> None:
         pass
 
+    async def look(self, hold: Hold) -> Analysis:
+        """Have the picture looked at."""
+        return await self.calls.call(hold, await self.provider.prepare(b"picture", mime="image/png"))
+
     async def call(self) -> None:
         """Make one call and settle it."""
         hold = await self.calls.hold("picture")
         try:
-            analysis = await self.calls.call(hold, b"picture", mime="image/png")
+            analysis = await self.look(hold)
         except InputRejected:
             await self.calls.release(hold)
             raise
@@ -123,7 +128,7 @@ async def test_a_hold_outlasts_the_note_of_a_rejection(error: InputRejected) -> 
     setting.provider.thinking = fail
     hold = await setting.calls.hold("picture")
     with pytest.raises(type(error)):
-        await setting.calls.call(hold, b"picture", mime="image/png")
+        await setting.look(hold)
     assert (await setting.day()).held_tokens == 1792
 
 
@@ -142,7 +147,7 @@ async def test_a_call_leaves_time_to_store_its_answer() -> None:
     hold = await setting.calls.hold("picture")
     setting.now += timedelta(seconds=0.11)
     with pytest.raises(ProviderUnavailable) as late:
-        await setting.calls.call(hold, b"picture", mime="image/png")
+        await setting.look(hold)
     assert not late.value.sent
     assert (await setting.day()).held_tokens == 0
     assert len(setting.provider.calls) == 1

@@ -6,6 +6,7 @@ What is not here: HTTP, retries and files (`gigachat.py`), and how an answer is 
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from gigachat.models import Choices
@@ -13,11 +14,11 @@ from gigachat.models import Choices
 from vision_assets.clients.gigachat import GigaChat
 from vision_assets.core.asking import FUNCTION, Form, Ladder, Question, Said, estimated_tokens, fingerprint
 from vision_assets.core.policy import Prompts
-from vision_assets.core.prompts import Language, prompt
-from vision_assets.core.provider_pictures import PictureLimits, fitted
+from vision_assets.core.prompts import Language, Prompt, prompt
+from vision_assets.core.provider_pictures import FittedPicture, PictureLimits, fitted
 from vision_assets.core.replies import SCHEMA, analysis_of
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import Analysis
+from vision_assets.core.vision import Analysis, Look
 
 LIMITS = PictureLimits(mimes=frozenset({"image/jpeg", "image/png"}), max_bytes=15_000_000, max_pixels=40_000_000)
 PICTURE_TOKENS = 1792
@@ -52,17 +53,19 @@ class GigaChatVision:
         """Of one question with its picture and its answer."""
         return estimated_tokens(self.language, self.prompts, picture_tokens=PICTURE_TOKENS)
 
-    async def analyze(self, content: bytes, *, mime: str) -> Analysis:
-        """Look at one picture.
+    async def prepare(self, content: bytes, *, mime: str) -> Look:
+        """Make one picture ready to be looked at.
 
         Raises:
-            InputRejected: Nothing was billed: it cannot be decoded, or is refused as it is.
-            AnswerRefused: `blacklist`, or `parse_failed` with what was said instead.
-            ProviderUnavailable: Transient; tells whether it may have been billed.
-            ProviderBudgetGone, ConfigurationError: No picture will be looked at, as things are.
+            InputRejected: Nothing was billed: it cannot be decoded, or, by the look, is refused as it is.
+            AnswerRefused: By the look: `blacklist`, or `parse_failed` with what was said instead.
+            ProviderUnavailable, ProviderBudgetGone, ConfigurationError: As the Protocol says.
         """
         picture = await asyncio.to_thread(fitted, content, limits=LIMITS)
         asked = prompt(self.prompts.choose(mime, picture.kind), self.language)
+        return partial(self._look, picture, asked)
+
+    async def _look(self, picture: FittedPicture, asked: Prompt) -> Analysis:
         async with self.api.uploaded(picture.content, mime=picture.mime) as file_id:
             shown = _Shown(self.api, self.tenant_id, self.model, file_id)
             answer = await self.ladder.answer(shown, asked, self.language)

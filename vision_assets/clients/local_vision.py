@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from PIL import Image
@@ -17,7 +18,7 @@ from vision_assets.clients.tesseract import Tesseract
 from vision_assets.core.kind import Appearance, classify, look
 from vision_assets.core.measurement import measure
 from vision_assets.core.pictures import PictureHeader, decode_upright, probe
-from vision_assets.core.vision import Analysis, Classification, Kind, Measurement, Ocr
+from vision_assets.core.vision import Analysis, Classification, Kind, Look, Measurement, Ocr
 
 log = structlog.get_logger(__name__)
 
@@ -66,12 +67,16 @@ class LocalVision:
             log.warning("ocr.unavailable", reason=tesseract.unavailable)
         yield cls(tesseract, threads=threads)
 
-    async def analyze(self, content: bytes, *, mime: str) -> Analysis:  # noqa: ARG002 - the content says it better
-        """Look at one picture; it is decoded once, and measured while Tesseract reads.
+    async def prepare(self, content: bytes, *, mime: str) -> Look:  # noqa: ARG002 - the content says it better
+        """Make one picture ready to be looked at; all work is left to the look.
 
         Raises:
-            InputRejected: The bytes are not a picture that can be decoded.
+            InputRejected: By the look: the bytes are not a picture that can be decoded.
         """
+        return partial(self._look, content)
+
+    async def _look(self, content: bytes) -> Analysis:
+        """Look at one picture; it is decoded once, and measured while Tesseract reads."""
         async with self._slots:
             header, image = await asyncio.to_thread(_decode, content)
             # A group, because `gather` returns from a cancellation before Tesseract has been killed.

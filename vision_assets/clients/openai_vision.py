@@ -8,16 +8,17 @@ import asyncio
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from vision_assets.clients.openai_compatible import Choice, OpenAICompatible
 from vision_assets.core.asking import FUNCTION, Form, Ladder, Question, Said, estimated_tokens, fingerprint
 from vision_assets.core.policy import Prompts
-from vision_assets.core.prompts import Language, prompt
-from vision_assets.core.provider_pictures import PictureLimits, fitted
+from vision_assets.core.prompts import Language, Prompt, prompt
+from vision_assets.core.provider_pictures import FittedPicture, PictureLimits, fitted
 from vision_assets.core.replies import SCHEMA, analysis_of
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import Analysis
+from vision_assets.core.vision import Analysis, Look
 
 LIMITS = PictureLimits(
     # What every server takes; as text a picture is a third longer.
@@ -58,17 +59,19 @@ class OpenAIVision:
         """Of one question with its picture and its answer; also what one is charged whose usage is not told."""
         return estimated_tokens(self.language, self.prompts, picture_tokens=PICTURE_TOKENS)
 
-    async def analyze(self, content: bytes, *, mime: str) -> Analysis:
-        """Look at one picture.
+    async def prepare(self, content: bytes, *, mime: str) -> Look:
+        """Make one picture ready to be looked at.
 
         Raises:
-            InputRejected: Nothing was billed: it cannot be decoded, or is refused as it is.
-            AnswerRefused: `content_filter`, or `parse_failed` with what was said instead.
-            ProviderUnavailable: Transient; tells whether it may have been billed.
-            ProviderBudgetGone, ConfigurationError: No picture will be looked at, as things are.
+            InputRejected: Nothing was billed: it cannot be decoded, or, by the look, is refused as it is.
+            AnswerRefused: By the look: `content_filter`, or `parse_failed` with what was said instead.
+            ProviderUnavailable, ProviderBudgetGone, ConfigurationError: As the Protocol says.
         """
         picture = await asyncio.to_thread(fitted, content, limits=LIMITS)
         asked = prompt(self.prompts.choose(mime, picture.kind), self.language)
+        return partial(self._look, picture, asked)
+
+    async def _look(self, picture: FittedPicture, asked: Prompt) -> Analysis:
         url = f"data:{picture.mime};base64,{base64.b64encode(picture.content).decode()}"
         shown = _Shown(self.api, self.tenant_id, self.model, url, untold_tokens=self.estimated_tokens)
         answer = await self.ladder.answer(shown, asked, self.language)

@@ -39,6 +39,7 @@ from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import (
     SCHEMA_VERSION,
     Analysis,
+    Look,
     Provenance,
     VisionProvider,
     VisionResult,
@@ -58,7 +59,6 @@ MAX_CHARGED_ATTEMPTS = 8
 """Calls about one picture that are charged and bring no answer; then it is given up."""
 
 _UNDER_WAY_PER_CALL = 4
-_CONTENTS_PER_CALL = 2
 _FIRST_PAUSE = timedelta(minutes=1)
 _LONGEST_PAUSE = timedelta(hours=6)
 
@@ -77,6 +77,7 @@ class VisionPass:
         gate: Before calls that cost; None will do for a provider whose calls cost nothing.
         local: Reads texts at no cost where the policy asks for no more; None: those pictures wait for the budget.
         concurrency: Calls to the provider at once.
+        decode_threads: Pictures prepared for calls that cost, at once; each may hold a full bitmap.
         on_progress: Called with the number of pictures done since the last call.
     """
 
@@ -89,10 +90,12 @@ class VisionPass:
     gate: BudgetGate | None = None
     local: VisionProvider | None = None
     concurrency: int = 2
+    decode_threads: int = 2
     on_progress: Callable[[int], None] = lambda _: None
     report: VisionReport = field(default_factory=VisionReport)
     _calls: asyncio.Semaphore = field(init=False)
-    _contents: asyncio.Semaphore = field(init=False)
+    _preparing: asyncio.Semaphore = field(init=False)
+    _ready: asyncio.Semaphore = field(init=False)
     _paid: PaidCalls | None = field(init=False, default=None)
     _todo: ToDo | None = field(init=False, default=None)
     _under_way: dict[str, asyncio.Task[None]] = field(init=False, default_factory=dict)
@@ -101,7 +104,9 @@ class VisionPass:
 
     def __post_init__(self) -> None:
         self._calls = asyncio.Semaphore(self.concurrency)
-        self._contents = asyncio.Semaphore(self.concurrency * _CONTENTS_PER_CALL)
+        # While all calls are under way, as many pictures wait for one as are prepared at once: no more in memory.
+        self._preparing = asyncio.Semaphore(self.decode_threads)
+        self._ready = asyncio.Semaphore(self.concurrency + self.decode_threads)
         if self.provider.estimated_tokens:
             if self.gate is None:
                 raise ConfigurationError(
@@ -229,16 +234,18 @@ class VisionPass:
         elif self._paid is None:
             self._tell(decision)
             async with self._calls:
-                analysis = await self.provider.analyze(await self._content(medium), mime=medium.mime)
+                analysis = await (await self._prepared(medium, self.provider))()
             await self._keep_new(medium, analysis)
         else:
             await self._pay_or_wait(medium, decision, self._paid)
 
     async def _pay_or_wait(self, medium: Medium, decision: Decision, paid: PaidCalls) -> None:
         try:
-            async with self._contents:
-                paid.check()
-                await self._pay(medium, await self._content(medium), paid)
+            async with self._ready:
+                async with self._preparing:
+                    paid.check()
+                    look = await self._prepared(medium, self.provider)
+                await self._pay(medium, look, paid)
         except CallDeferred as error:
             await self._deferred(medium, error)
         except ProviderUnavailable as error:
@@ -314,7 +321,7 @@ class VisionPass:
         self._tell(decision)
         if not medium.has_fallback:
             async with self._calls:
-                analysis = await local.analyze(await self._content(medium), mime=medium.mime)
+                analysis = await (await self._prepared(medium, local))()
             result = self._result(medium, analysis, provider=local, method="fallback", reason="fallback")
             await self.ledger.record_fallback(self.tenant_id, result, provider=self.provider, reason=decision.reason)
             self.report.count(medium, result, method="fallback")
@@ -322,18 +329,18 @@ class VisionPass:
             Decided(medium, "ocr_only", decision.reason, decision.message, due_at=until, attempts=medium.attempts)
         )
 
-    async def _content(self, medium: Medium) -> bytes:
+    async def _prepared(self, medium: Medium, provider: VisionProvider) -> Look:
         content = await self.store.get(medium.s3_key)
         if content is None:
             raise MediaMissing(f"{medium.s3_key} is not in S3 any more; the next run stores it again from its source")
-        return content
+        return await provider.prepare(content, mime=medium.mime)
 
-    async def _pay(self, medium: Medium, content: bytes, paid: PaidCalls) -> None:
+    async def _pay(self, medium: Medium, look: Look, paid: PaidCalls) -> None:
         """Have a picture looked at for tokens, unless somebody else does or has done just now."""
         for wait_seconds in (*WAITS_SECONDS, None):
             try:
                 async with self._calls:
-                    await self._pay_under(await paid.hold(medium.sha256), medium, content, paid)
+                    await self._pay_under(await paid.hold(medium.sha256), medium, look, paid)
                 return
             except CallInFlight as error:
                 if wait_seconds is None:
@@ -342,7 +349,7 @@ class VisionPass:
             if await self._take_from_cache(medium):
                 return
 
-    async def _pay_under(self, hold: Hold, medium: Medium, content: bytes, paid: PaidCalls) -> None:
+    async def _pay_under(self, hold: Hold, medium: Medium, look: Look, paid: PaidCalls) -> None:
         # Who held this call before us has settled it after writing what came of it, so that is to be seen now.
         try:
             done = await self._take_from_cache(medium) or await self.ledger.is_analysed(
@@ -355,7 +362,7 @@ class VisionPass:
             await paid.release(hold)
             return
         try:
-            analysis = await paid.call(hold, content, mime=medium.mime)
+            analysis = await paid.call(hold, look)
         except InputRejected as error:
             billed_tokens = error.tokens_used if isinstance(error, AnswerRefused) else None
             self.report.tokens += billed_tokens or 0

@@ -24,7 +24,7 @@ from vision_assets.core.errors import (
     TransientError,
 )
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import SCHEMA_VERSION, Analysis, VisionProvider
+from vision_assets.core.vision import SCHEMA_VERSION, Analysis, Look, VisionProvider
 
 log = structlog.get_logger(__name__)
 
@@ -141,15 +141,14 @@ class PaidCalls:
         except TransientError as error:
             raise CallDeferred(self._unreachable(error)) from error
 
-    async def call(self, hold: Hold, content: bytes, *, mime: str) -> Analysis:
+    async def call(self, hold: Hold, look: Look) -> Analysis:
         """Have a picture looked at, in the first half of the hold's life; the second is for its answer.
 
         The hold stays, for `settle` or `release`, if there is an answer, or if it is clear that there will be none
         (InputRejected). Else what cannot have been billed is released, and what may have been is charged.
 
         Args:
-            content: The file as it is stored.
-            mime: As sniffed from the content.
+            look: At the picture, as the provider has prepared it.
 
         Raises:
             InputRejected: This picture can never be analysed; of its kinds, only AnswerRefused was billed.
@@ -162,7 +161,7 @@ class PaidCalls:
             raise ProviderUnavailable(f"No time is left to ask {self.provider.name}", sent=False)
         try:
             async with asyncio.timeout(remaining.total_seconds()):
-                return await self.provider.analyze(content, mime=mime)
+                return await look()
         except InputRejected:
             raise
         except (ConfigurationError, ProviderBudgetGone) as error:

@@ -7,10 +7,10 @@ import gzip
 import json
 import string
 import zlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -222,6 +222,10 @@ class VisionResult(_Value):
             raise ValueError(f"damaged gzip: {error}") from error
 
 
+Look: TypeAlias = Callable[[], Awaitable[Analysis]]
+"""Looks at one picture that is ready for it, once."""
+
+
 class VisionProvider(Protocol):
     """Something that looks at one picture.
 
@@ -241,17 +245,18 @@ class VisionProvider(Protocol):
     @property
     def estimated_tokens(self) -> int | None: ...
 
-    async def analyze(self, content: bytes, *, mime: str) -> Analysis:
-        """Look at one picture.
+    async def prepare(self, content: bytes, *, mime: str) -> Look:
+        """Make one picture ready to be looked at. Nothing is sent, and nothing billed, before the look itself.
 
         Args:
             content: The file as it is stored.
             mime: As sniffed from the content.
 
         Raises:
-            InputRejected: This picture can never be analysed; nothing was billed.
-            AnswerRefused: It was, and was billed.
-            ProviderUnavailable: Transient; another attempt may succeed. It tells whether this one may have been billed.
+            InputRejected: At once or by the look: this picture can never be analysed; nothing was billed.
+            AnswerRefused: By the look: it was, and was billed.
+            ProviderUnavailable: By the look: transient. It tells whether this attempt may have been billed.
+            ProviderBudgetGone, ConfigurationError: By the look: no picture will be looked at, as things are.
         """
         ...
 
