@@ -109,6 +109,31 @@ async def test_ledgers_back_and_forward_on_data(database: str) -> None:
     assert await ask(database, SCHEMA, INDEXES, CONSTRAINTS) == schema
 
 
+async def test_vision_decisions_back_and_forward_on_data(database: str) -> None:
+    """Back, a text that was read for want of the provider's answer goes with the decisions; answers stay."""
+    await fill(database)
+    schema = await ask(database, SCHEMA, INDEXES, CONSTRAINTS)
+    decisions = "SELECT verdict, reason, attempts FROM vision_decisions"
+    await ask(
+        database,
+        "INSERT INTO vision_results (tenant_id, sha256, provider, model, schema_version, fingerprint, status, method)"
+        " SELECT tenant_id, sha256, 'paid', model, '1.0', 'f', 'ok', method"
+        " FROM media_objects, (VALUES ('large', 'new'), ('small', 'fallback')) AS made (model, method)",
+        "INSERT INTO vision_decisions (tenant_id, sha256, provider, model, verdict, reason, message, rules, due_at)"
+        " SELECT tenant_id, sha256, 'paid', 'small', 'ocr_only', 'over_budget_ocr', 'm', 'r', now() FROM media_objects",
+    )
+    assert await ask(database, decisions) == [[("ocr_only", "over_budget_ocr", 0)]]
+    downgrade(database, "0002")
+    assert await ask(database, "SELECT model, method FROM vision_results", USAGE) == [
+        [("large", "new")],
+        [("media", 9, 1)],
+    ]
+    assert ("vision_decisions",) not in (await ask(database, TABLES))[0]
+    migrate(database)
+    assert await ask(database, decisions, "SELECT model FROM vision_results") == [[], [("large",)]]
+    assert await ask(database, SCHEMA, INDEXES, CONSTRAINTS) == schema
+
+
 def test_several_at_once(bare_database: str) -> None:
     """Processes that start together do not migrate twice: the others wait and find it done."""
     with ThreadPoolExecutor(4) as pool:
