@@ -148,7 +148,9 @@ class VisionPass:
         if fault is not None:
             raise fault
         await self._write_decisions(todo)
-        await self.ledger.record_tally(self.tenant_id, verdicts=self.report.decisions, blocks=self.report.deferred)
+        await self.ledger.end_pass(
+            self.tenant_id, todo=todo, verdicts=self.report.decisions, blocks=self.report.deferred
+        )
         self.report.estimate = self._paid.estimate if self._paid else None
         return self.report
 
@@ -319,7 +321,7 @@ class VisionPass:
             until: When the provider is to look at it after all; None: not as long as the rules are these.
         """
         self._tell(decision)
-        if not medium.has_fallback:
+        if not medium.has_stopgap:
             async with self._calls:
                 analysis = await (await self._prepared(medium, local))()
             result = self._result(medium, analysis, provider=local, method="fallback", reason="fallback")

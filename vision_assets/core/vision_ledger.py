@@ -43,7 +43,7 @@ class Medium:
         posts: That show it; the newest, if there are very many.
         seen: Where it stands in posts, and in which version of them: what is decided holds for that alone.
         attempts: Calls about it that were charged and brought no answer.
-        has_fallback: Its text was read already, for want of the provider's answer.
+        has_stopgap: Something stands for the answer already: its text, or the answer to an earlier question.
     """
 
     sha256: str
@@ -55,7 +55,7 @@ class Medium:
     posts: tuple[PolicyPost, ...] = ()
     seen: str = ""
     attempts: int = 0
-    has_fallback: bool = False
+    has_stopgap: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +138,10 @@ class VisionLedger(Protocol):
         """Write decisions, one a picture, but for those that a further or edited post, or a result, has overtaken."""
         ...
 
-    async def record_tally(
-        self, tenant_id: TenantId, *, verdicts: Mapping[tuple[str, str], int], blocks: Mapping[str, int]
+    async def end_pass(
+        self, tenant_id: TenantId, *, todo: ToDo, verdicts: Mapping[tuple[str, str], int], blocks: Mapping[str, int]
     ) -> None:
-        """Raise the counters of a pass.
+        """Raise the counters of a pass; take back what was decided about another provider than the tenant has now.
 
         Args:
             verdicts: Decisions of the policy, by (verdict, reason).

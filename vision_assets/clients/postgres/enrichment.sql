@@ -13,8 +13,12 @@ WITH changed AS MATERIALIZED (
         FROM post_media m
         LEFT JOIN vision_results r ON r.tenant_id = m.tenant_id AND r.sha256 = m.sha256 AND r.provider = :provider
                                   AND r.model = :model AND r.schema_version = :schema_version
-        LEFT JOIN vision_decisions d ON d.tenant_id = m.tenant_id AND d.sha256 = m.sha256 AND d.provider = :provider
-                                    AND d.model = :model AND r.sha256 IS NULL
+        LEFT JOIN LATERAL (
+            SELECT reason FROM vision_decisions
+            WHERE tenant_id = m.tenant_id AND sha256 = m.sha256 AND provider = :provider AND model = :model
+              AND r.sha256 IS NULL
+            LIMIT 1
+        ) d ON true
         WHERE m.tenant_id = p.tenant_id AND m.post_id = p.id
         HAVING bool_or(m.state <> 'pending')
     ) input
@@ -32,8 +36,11 @@ FROM changed c
 JOIN post_media m ON m.tenant_id = :tenant_id AND m.post_id = c.id
 LEFT JOIN vision_results r ON r.tenant_id = :tenant_id AND r.sha256 = m.sha256 AND r.provider = :provider
                           AND r.model = :model AND r.schema_version = :schema_version
-LEFT JOIN vision_decisions d ON d.tenant_id = :tenant_id AND d.sha256 = m.sha256 AND d.provider = :provider
-                            AND d.model = :model AND r.sha256 IS NULL
+LEFT JOIN LATERAL (
+    SELECT reason FROM vision_decisions
+    WHERE tenant_id = :tenant_id AND sha256 = m.sha256 AND provider = :provider AND model = :model AND r.sha256 IS NULL
+    LIMIT 1
+) d ON true
 GROUP BY c.id, c.seq, c.grouped_id, c.params_hash
 ORDER BY c.seq;
 

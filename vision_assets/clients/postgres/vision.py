@@ -114,7 +114,7 @@ class PostgresVision:
                     posts=tuple(map(_post, row["posts"])),
                     seen=row["seen"],
                     attempts=row["attempts"],
-                    has_fallback=row["has_fallback"],
+                    has_stopgap=row["has_stopgap"],
                 )
                 async for row in rows
             ]
@@ -283,11 +283,14 @@ class PostgresVision:
                 **_identity(todo.provider),
             )
 
-    async def record_tally(
-        self, tenant_id: TenantId, *, verdicts: Mapping[tuple[str, str], int], blocks: Mapping[str, int]
+    async def end_pass(
+        self, tenant_id: TenantId, *, todo: ToDo, verdicts: Mapping[tuple[str, str], int], blocks: Mapping[str, int]
     ) -> None:
         """See the Protocol."""
         async with self.database.transaction() as connection:
+            await sql.forget_decisions_of_others(
+                connection, tenant_id=tenant_id, provider=todo.provider.name, model=todo.provider.model
+            )
             await raise_counter(
                 connection,
                 tenant_id,

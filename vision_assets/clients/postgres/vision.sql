@@ -36,7 +36,7 @@ WITH page AS MATERIALIZED (
     ORDER BY o.first_post_seq, o.first_position, o.sha256
     LIMIT :row_limit
 )
-SELECT o.*, h.phash, h.phash256, h.thumbnail, r.kept, r.fallback IS NOT NULL AS has_fallback,
+SELECT o.*, h.phash, h.phash256, h.thumbnail, r.kept, coalesce(r.has_stopgap, false) AS has_stopgap,
        coalesce(d.attempts, 0) AS attempts, coalesce(seen.version, '') AS seen, coalesce(shown.posts, '[]') AS posts
 FROM page o
 LEFT JOIN LATERAL (
@@ -45,11 +45,11 @@ LEFT JOIN LATERAL (
     LIMIT 1
 ) h ON true
 LEFT JOIN LATERAL (
-    SELECT CASE WHEN method <> 'fallback' THEN result END AS kept,
-           CASE WHEN method = 'fallback' THEN sha256 END AS fallback
+    SELECT CASE WHEN method <> 'fallback' AND fingerprint = :fingerprint THEN result END AS kept,
+           result IS NOT NULL AND (method = 'fallback' OR fingerprint <> :fingerprint) AS has_stopgap
     FROM vision_results
     WHERE tenant_id = :tenant_id AND sha256 = o.sha256 AND provider = :provider AND model = :model
-      AND schema_version = :schema_version AND fingerprint = :fingerprint
+      AND schema_version = :schema_version
     LIMIT 1
 ) r ON true
 LEFT JOIN LATERAL (
@@ -197,6 +197,10 @@ ON CONFLICT (tenant_id, sha256, provider, model) DO UPDATE SET
 -- Ends what was decided about a picture: it has its result, or never gets one.
 DELETE FROM vision_decisions
 WHERE tenant_id = :tenant_id AND sha256 = :sha256 AND provider = :provider AND model = :model;
+
+-- name: forget_decisions_of_others(tenant_id, provider, model)!
+-- Takes back what was decided about calls to another provider or model than the tenant has now.
+DELETE FROM vision_decisions WHERE tenant_id = :tenant_id AND (provider, model) <> (:provider, :model);
 
 -- name: tenants_with_due(now, row_limit)
 -- Active tenants that have pictures which were deferred and whose time has come, with the time of the first; those that
