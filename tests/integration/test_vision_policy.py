@@ -443,3 +443,15 @@ async def test_decisions_of_one_tenant_never_touch_another(
     assert await bench.rows(DECISIONS, other.tenant.id) == []
     assert await bench.rows(DECISIONS, third.tenant.id) == [deferred]
     assert await bench.rows(COUNTED, third.tenant.id) == [("defer", "over_budget_deferred", 1)]
+
+
+async def test_what_was_decided_about_another_provider_is_forgotten(bench: Bench, tmp_path: Path) -> None:
+    """When a tenant changes its provider, nothing waits any more for calls to the one before."""
+    photo(320, 240, seed=1).save(tmp_path / "1.jpg")
+    await bench.show(tmp_path)
+    bench.limits = NO_ROOM
+    await bench.analyse()
+    assert await bench.rows("SELECT model FROM vision_decisions") == [("test-1",)]
+    bench.provider.model = "test-2"
+    await bench.analyse()
+    assert await bench.rows("SELECT model FROM vision_decisions") == [("test-2",)]

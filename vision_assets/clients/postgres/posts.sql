@@ -1,9 +1,12 @@
 -- name: save_channels(tenant_id, ids, source_keys, usernames, titles)!
--- Afterwards every channel is there; one that was renamed has its new title.
+-- Afterwards every channel is there; one that was renamed has its new names. A source that knows none takes none away.
 INSERT INTO channels (id, tenant_id, source_key, username, title)
 SELECT id, :tenant_id, source_key, username, title
 FROM unnest(:ids::uuid[], :source_keys::text[], :usernames::text[], :titles::text[]) AS c (id, source_key, username, title)
-ON CONFLICT (tenant_id, source_key) DO UPDATE SET title = EXCLUDED.title WHERE channels.title <> EXCLUDED.title;
+ON CONFLICT (tenant_id, source_key) DO UPDATE
+SET title = EXCLUDED.title, username = coalesce(EXCLUDED.username, channels.username)
+WHERE channels.title <> EXCLUDED.title OR EXCLUDED.username <> channels.username
+    OR (EXCLUDED.username IS NOT NULL AND channels.username IS NULL);
 
 -- name: insert_posts(tenant_id, ids, channel_ids, message_ids, grouped_ids, albums_inferred, posted_at, texts, engagements)
 -- Insert what is not there yet and tell which; `seq` rises in the order of the arrays.
