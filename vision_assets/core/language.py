@@ -40,6 +40,8 @@ def language_of(text: str) -> str | None:
     plain = unicodedata.normalize("NFKC", _TAGS.sub(" ", _ADDRESSES.sub(" ", text)))
     lines = [line for line in map(_words, plain.splitlines()) if line]
     found = _sure_language(" ".join(lines))
+    if found is None or len(lines) == 1:
+        return found
     return found if all(_sure_language(line) in (None, found) for line in lines) else None
 
 
@@ -50,19 +52,21 @@ def _words(line: str) -> str:
 
 
 def _sure_language(text: str) -> str | None:
-    if _letters(text) < MIN_LETTERS:
+    if not _has_enough_letters(text):
         return None
     language, _ = _identifier().classify(text)
     return None if language in (_UNKNOWN, _NO_LANGUAGE) else str(language)
 
 
-def _letters(text: str) -> int:
-    """Count letters; a wide one, as in Chinese, is half a word."""
-    return sum(
-        _WIDE_AS_LETTERS if unicodedata.east_asian_width(character) == "W" else 1
-        for character in text
-        if character.isalpha()
-    )
+def _has_enough_letters(text: str) -> bool:
+    """Count letters as far as MIN_LETTERS; a wide one, as in Chinese, is half a word."""
+    letters = 0
+    for character in text:
+        if character.isalpha():
+            letters += _WIDE_AS_LETTERS if unicodedata.east_asian_width(character) == "W" else 1
+            if letters >= MIN_LETTERS:
+                return True
+    return False
 
 
 @cache
