@@ -61,6 +61,12 @@ def default_resources(settings: Settings) -> dict[str, Any]:
             global_month_tokens=settings.budget_global_month_tokens,
             global_calls={name: settings.calls_at_once(name) for name in get_args(ProviderName)},
             estimate_floor_tokens=settings.budget_estimate_floor_tokens,
+            price_per_million_tokens=(
+                None
+                if settings.vision_price_per_million_tokens is None
+                else str(settings.vision_price_per_million_tokens)
+            ),
+            currency=settings.vision_currency,
         ),
         "media_source": MediaSourceResource(
             concurrency=settings.media_concurrency, decode_threads=settings.decode_threads

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,12 @@ from vision_assets.clients.postgres.enrichment import PostgresEnrichment
 from vision_assets.clients.postgres.media import PostgresMedia
 from vision_assets.clients.postgres.orphans import PostgresOrphans
 from vision_assets.clients.postgres.posts import find_tenant, list_tenants
+from vision_assets.clients.postgres.quote import PostgresQuote
 from vision_assets.clients.postgres.search import PostgresIndexLedger
 from vision_assets.clients.postgres.storage import PostgresStorage
 from vision_assets.clients.postgres.usage import PostgresReconciliation
 from vision_assets.clients.postgres.vision import PostgresVision
+from vision_assets.clients.provider_choice import choose_provider
 from vision_assets.clients.qdrant import QdrantIndex
 from vision_assets.clients.s3 import S3Bucket
 from vision_assets.clients.s3_uploads import S3Uploads
@@ -39,6 +42,7 @@ from vision_assets.core.guarded_store import QuotaGuardedStore, Unbooked
 from vision_assets.core.media import MediaSource
 from vision_assets.core.policy import VisionPolicy
 from vision_assets.core.policy_settings import with_tenant_settings
+from vision_assets.core.price import TokenPrice
 from vision_assets.core.quota import StorageLimits
 from vision_assets.core.storage import ContentType
 from vision_assets.core.tenants import Tenant, TenantId
@@ -56,6 +60,7 @@ class Ledgers:
     database: Database
     media: PostgresMedia
     vision: PostgresVision
+    quote: PostgresQuote
     enrichment: PostgresEnrichment
     storage: PostgresStorage
     budget: PostgresBudget
@@ -101,6 +106,7 @@ class PostgresResource(dg.ConfigurableResource[None]):
                 database=database,
                 media=PostgresMedia(database),
                 vision=PostgresVision(database),
+                quote=PostgresQuote(database),
                 enrichment=PostgresEnrichment(database),
                 storage=PostgresStorage(database),
                 budget=budget,
@@ -204,6 +210,13 @@ class TokenBudgetResource(dg.ConfigurableResource[None]):
     global_month_tokens: int | None = None
     global_calls: dict[str, int] = Field(default={}, description="At once, by provider")
     estimate_floor_tokens: int = ESTIMATE_FLOOR_TOKENS
+    price_per_million_tokens: str | None = Field(default=None, description="Decimal; None: no cost is told")
+    currency: str = Field(default="RUB", description="In which the provider bills, ISO 4217")
+
+    def price(self) -> TokenPrice | None:
+        """Tell what tokens cost, if that is known."""
+        per_million = self.price_per_million_tokens
+        return None if per_million is None else TokenPrice(Decimal(per_million), self.currency)
 
     def gate(self, ledgers: Ledgers, *, provider: str | None = None) -> BudgetGate:
         """Put the budget before a step's calls; whoever lets calls through it closes it.
@@ -274,24 +287,12 @@ class VisionProviderResource(dg.ConfigurableResource[None]):
         Raises:
             ConfigurationError: There is no such provider, or no model is named for it.
         """
-        match policy.provider or self.provider:
-            case "local":
-                if policy.model is not None:
-                    raise ConfigurationError(
-                        f"The policy names the model {policy.model}, and the provider local has none to choose: let "
-                        "the policy name its provider too, or set VISION_PROVIDER."
-                    )
-                return "local", LocalVision.model
-            case "gigachat":
-                return "gigachat", policy.model or self.gigachat_model
-            case "openai":
-                if model := policy.model or self.openai_model:
-                    return "openai", model
-                raise ConfigurationError(
-                    "openai is to look at pictures, and no model is named: set OPENAI_MODEL, or `model` in the policy."
-                )
-            case unknown:
-                raise ConfigurationError(f"There is no provider {unknown!r}: set local, gigachat or openai.")
+        return choose_provider(
+            policy,
+            provider=self.provider,
+            gigachat_model=self.gigachat_model,
+            openai_model=self.openai_model,
+        )
 
     @asynccontextmanager
     async def open(self, tenant_id: TenantId, policy: VisionPolicy) -> AsyncIterator[VisionProvider]:

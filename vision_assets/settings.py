@@ -5,6 +5,7 @@ What is not here: opening anything (`resources.py`, `clients/`).
 """
 
 import os
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,7 @@ from pydantic_settings import (
 )
 
 from vision_assets.core.budget import Allowance, BudgetLimits
+from vision_assets.core.price import TokenPrice
 from vision_assets.core.quota import StorageLimits
 from vision_assets.core.vision import ProviderName
 
@@ -125,6 +127,11 @@ class Settings(BaseSettings):
         description="A call is held at this at least; also as long as too few have been settled to learn from",
     )
 
+    vision_price_per_million_tokens: Decimal | None = Field(
+        None, ge=0, description="Of the provider's tokens, in VISION_CURRENCY; unset: no cost is told"
+    )
+    vision_currency: str = Field("RUB", pattern="^[A-Z]{3}$", description="In which the provider bills, ISO 4217")
+
     event_retention_days: int = Field(30, ge=1, description="Of Dagster's log events; materializations stay")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity that is logged")
 
@@ -162,10 +169,11 @@ class Settings(BaseSettings):
             },
         )
 
-    def budget_limits(self) -> BudgetLimits:
+    def budget_limits(self, provider: ProviderName | None = None) -> BudgetLimits:
         """Gather the token budget's limits; they hold where none is set with `vision-assets budget set`.
 
-        Calls at once are those to the provider of the settings.
+        Args:
+            provider: To whom the calls at once go; None: to that of the settings.
         """
         return BudgetLimits(
             tenant={
@@ -176,9 +184,14 @@ class Settings(BaseSettings):
             everyone={
                 "day": Allowance(self.budget_global_day_tokens),
                 "month": Allowance(self.budget_global_month_tokens),
-                "calls": Allowance(requests=self.calls_at_once(self.provider)),
+                "calls": Allowance(requests=self.calls_at_once(provider or self.provider)),
             },
         )
+
+    def token_price(self) -> TokenPrice | None:
+        """Tell what the provider's tokens cost, if that is set."""
+        per_million = self.vision_price_per_million_tokens
+        return None if per_million is None else TokenPrice(per_million, self.vision_currency)
 
     def environment(self) -> dict[str, str]:
         """Tell the settings as environment variables, secrets in clear, for child processes and Dagster's `EnvVar`."""

@@ -59,7 +59,9 @@ def materialize(tenant: Tenant, database: str, bucket: str, parts: Settings, *, 
                 secret_access_key=parts.aws_secret_access_key.get_secret_value(),
             ),
             "vision_provider": Paid(concurrency=1),
-            "token_budget": TokenBudgetResource(tenant_day_tokens=day_tokens, tenant_calls=3),
+            "token_budget": TokenBudgetResource(
+                tenant_day_tokens=day_tokens, tenant_calls=3, price_per_million_tokens="600"
+            ),
         }
     )
     with dg.DagsterInstance.ephemeral() as instance:
@@ -72,14 +74,22 @@ def materialize(tenant: Tenant, database: str, bucket: str, parts: Settings, *, 
         return {name: str(value.value) for name, value in event.metadata.items()}
 
 
+def quoted(shown: dict[str, str], *figures: str) -> list[str]:
+    """Figures of what stood before the pass."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown["quote"].splitlines()]
+    return [dict(row for row in rows if len(row) == 2)[figure].replace(",", "") for figure in figures]
+
+
 def test_what_the_budget_allowed(tenant: Tenant, database: str, bucket: str, parts: Settings) -> None:
-    """Calls made and deferred, tokens, what a call is held at, and the books of the day stand in the metadata."""
+    """The quote, calls made and deferred, what a call is held at, and the books of the day stand in the metadata."""
     shown = materialize(tenant, database, bucket, parts, day_tokens=700 + 1792)
     assert (shown["analyses"], shown["tokens"], shown["deferred"]) == ("2", "1400", "1")
     assert "| daily_limit | 1 |" in shown["deferred_because"]
+    assert quoted(shown, "calls", "tokens", "calls today", "cost microunits") == ["3", str(3 * 1792), "1", "3225600"]
     assert shown["token_estimate"].startswith("1792 tokens a call, a fixed bound")
     day = next(line for line in shown["token_budget"].splitlines() if line.startswith("| tenant, day of"))
     assert [cell.strip() for cell in day.strip("|").split("|")][1:] == ["1,400", "0", "0", "2,492"]
     shown = materialize(tenant, database, bucket, parts, day_tokens=10_000)
     assert (shown["analyses"], shown["deferred"], shown["deferred_because"]) == ("1", "0", "none in this run")
     assert "2 calls" in shown["token_estimate"]
+    assert quoted(shown, "calls", "tokens", "measured calls") == ["1", "704", "2"]

@@ -164,11 +164,19 @@ async def test_a_refusal_is_paid_for_once(bench: Bench) -> None:
         """Gives others time between the refusal and its note."""
 
         async def record_error(
-            self, tenant_id: TenantId, medium: Medium, error: InputRejected, *, provider: VisionProvider
+            self,
+            tenant_id: TenantId,
+            medium: Medium,
+            error: InputRejected,
+            *,
+            provider: VisionProvider,
+            cost_microunits: int = 0,
         ) -> None:
             """Write late."""
             await asyncio.sleep(0.2)
-            await PostgresVision.record_error(self, tenant_id, medium, error, provider=provider)
+            await PostgresVision.record_error(
+                self, tenant_id, medium, error, provider=provider, cost_microunits=cost_microunits
+            )
 
     bench.provider.thinking = refuse
     workers = [await bench.worlds() for _ in range(2)]

@@ -8,6 +8,7 @@ from vision_assets.cli.demo import demo
 from vision_assets.cli.imports import import_export, import_folder
 from vision_assets.cli.materialize import materialize
 from vision_assets.cli.parts import config, down, status, up
+from vision_assets.cli.quote import quote
 from vision_assets.cli.search import search
 from vision_assets.logs import configure_logging
 from vision_assets.settings import Settings
@@ -33,6 +34,7 @@ app.command("import")(import_export)
 app.command("import-folder")(import_folder)
 app.command("materialize")(materialize)
 app.command("search")(search)
+app.command("quote")(quote)
 app.command("cleanup")(cleanup)
 app.add_typer(quota.app, name="quota")
 app.add_typer(budget.app, name="budget")

@@ -12,7 +12,16 @@ from typing import Any
 from gigachat.models import Choices
 
 from vision_assets.clients.gigachat import GigaChat
-from vision_assets.core.asking import FUNCTION, Form, Ladder, Question, Said, estimated_tokens, fingerprint
+from vision_assets.core.asking import (
+    FUNCTION,
+    Form,
+    Ladder,
+    ModelIdentity,
+    Question,
+    Said,
+    estimated_tokens,
+    fingerprint,
+)
 from vision_assets.core.policy import Prompts
 from vision_assets.core.prompts import Language, Prompt, prompt
 from vision_assets.core.provider_pictures import FittedPicture, PictureLimits, fitted
@@ -23,6 +32,12 @@ from vision_assets.core.vision import Analysis, Look
 LIMITS = PictureLimits(mimes=frozenset({"image/jpeg", "image/png"}), max_bytes=15_000_000, max_pixels=40_000_000)
 PICTURE_TOKENS = 1792
 """Of one picture at most; a third party's figure."""
+
+
+def identity(model: str, language: Language, prompts: Prompts) -> ModelIdentity:
+    """Tell, without a connection, as whom GigaChat answers a tenant's questions."""
+    estimate = estimated_tokens(language, prompts, picture_tokens=PICTURE_TOKENS)
+    return ModelIdentity(GigaChatVision.name, model, fingerprint(language, prompts, LIMITS), estimate)
 
 
 @dataclass(slots=True)
@@ -46,12 +61,12 @@ class GigaChatVision:
     @property
     def fingerprint(self) -> str:
         """Of the questions, and of how a picture is sent."""
-        return fingerprint(self.language, self.prompts, LIMITS)
+        return identity(self.model, self.language, self.prompts).fingerprint
 
     @property
     def estimated_tokens(self) -> int:
         """Of one question with its picture and its answer."""
-        return estimated_tokens(self.language, self.prompts, picture_tokens=PICTURE_TOKENS)
+        return identity(self.model, self.language, self.prompts).estimated_tokens
 
     async def prepare(self, content: bytes, *, mime: str) -> Look:
         """Make one picture ready to be looked at.

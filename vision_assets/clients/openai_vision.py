@@ -12,7 +12,16 @@ from functools import partial
 from typing import Any
 
 from vision_assets.clients.openai_compatible import Choice, OpenAICompatible
-from vision_assets.core.asking import FUNCTION, Form, Ladder, Question, Said, estimated_tokens, fingerprint
+from vision_assets.core.asking import (
+    FUNCTION,
+    Form,
+    Ladder,
+    ModelIdentity,
+    Question,
+    Said,
+    estimated_tokens,
+    fingerprint,
+)
 from vision_assets.core.policy import Prompts
 from vision_assets.core.prompts import Language, Prompt, prompt
 from vision_assets.core.provider_pictures import FittedPicture, PictureLimits, fitted
@@ -28,6 +37,12 @@ LIMITS = PictureLimits(
 )
 PICTURE_TOKENS = 3072
 """Of one picture at most: models that cut it into patches take one token for 28×28 pixels, and a few around them."""
+
+
+def identity(model: str, language: Language, prompts: Prompts) -> ModelIdentity:
+    """Tell, without a connection, as whom such a model answers a tenant's questions."""
+    estimate = estimated_tokens(language, prompts, picture_tokens=PICTURE_TOKENS)
+    return ModelIdentity(OpenAIVision.name, model, fingerprint(language, prompts, LIMITS), estimate)
 
 
 @dataclass(slots=True)
@@ -52,12 +67,12 @@ class OpenAIVision:
     @property
     def fingerprint(self) -> str:
         """Of the questions, and of how a picture is sent."""
-        return fingerprint(self.language, self.prompts, LIMITS)
+        return identity(self.model, self.language, self.prompts).fingerprint
 
     @property
     def estimated_tokens(self) -> int:
         """Of one question with its picture and its answer; also what one is charged whose usage is not told."""
-        return estimated_tokens(self.language, self.prompts, picture_tokens=PICTURE_TOKENS)
+        return identity(self.model, self.language, self.prompts).estimated_tokens
 
     async def prepare(self, content: bytes, *, mime: str) -> Look:
         """Make one picture ready to be looked at.

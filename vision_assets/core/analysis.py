@@ -5,6 +5,7 @@ pictures are looked at (`policy.py`), and the budget of a provider that costs (`
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -33,6 +34,7 @@ from vision_assets.core.guarded_store import QuotaGuardedStore
 from vision_assets.core.neighbours import distance_bits
 from vision_assets.core.paid_calls import WAITS_SECONDS, PaidCalls
 from vision_assets.core.policy import Decision, VisionPolicy, decide, rules_fingerprint
+from vision_assets.core.price import TokenPrice
 from vision_assets.core.reuse import Neighbour, choose_donor
 from vision_assets.core.storage import ObjectStore
 from vision_assets.core.tenants import TenantId
@@ -78,6 +80,7 @@ class VisionPass:
         local: Reads texts at no cost where the policy asks for no more; None: those pictures wait for the budget.
         concurrency: Calls to the provider at once.
         decode_threads: Pictures prepared for calls that cost, at once; each may hold a full bitmap.
+        price: Of the provider's tokens; None: no result says what it cost.
         on_progress: Called with the number of pictures done since the last call.
     """
 
@@ -91,6 +94,7 @@ class VisionPass:
     local: VisionProvider | None = None
     concurrency: int = 2
     decode_threads: int = 2
+    price: TokenPrice | None = None
     on_progress: Callable[[int], None] = lambda _: None
     report: VisionReport = field(default_factory=VisionReport)
     _calls: asyncio.Semaphore = field(init=False)
@@ -213,7 +217,10 @@ class VisionPass:
             await self.ledger.record_object_lost(self.tenant_id, medium.sha256, error, stage="vision_results")
         else:
             self.report.statuses["error"] += 1
-            await self.ledger.record_error(self.tenant_id, medium, error, provider=self.provider)
+            billed_tokens = error.tokens_used if isinstance(error, AnswerRefused) else 0
+            await self.ledger.record_error(
+                self.tenant_id, medium, error, provider=self.provider, cost_microunits=self._cost(billed_tokens)
+            )
 
     async def _result_of(self, medium: Medium) -> None:
         if medium.kept is not None:
@@ -224,7 +231,7 @@ class VisionPass:
         donor = choose_donor(medium.fingerprint, await self._neighbours(medium))
         if donor is not None and donor.result is not None:
             log.info("vision.near_duplicate", donor_sha256=donor.sha256)
-            await self._keep(medium, donor.result.analysis, donor=donor)
+            await self._reuse(medium, donor.result.analysis, donor=donor)
             return
         decision = self._decide(medium, quota_exhausted=False)
         if decision.verdict == "skip":
@@ -236,8 +243,10 @@ class VisionPass:
         elif self._paid is None:
             self._tell(decision)
             async with self._calls:
-                analysis = await (await self._prepared(medium, self.provider))()
-            await self._keep_new(medium, analysis)
+                look, began = await self._prepared(medium, self.provider), time.monotonic()
+                analysis = await look()
+                took_seconds = time.monotonic() - began
+            await self._keep_new(medium, analysis, took_seconds=took_seconds)
         else:
             await self._pay_or_wait(medium, decision, self._paid)
 
@@ -363,6 +372,7 @@ class VisionPass:
         if done:
             await paid.release(hold)
             return
+        began = time.monotonic()
         try:
             analysis = await paid.call(hold, look)
         except InputRejected as error:
@@ -373,15 +383,21 @@ class VisionPass:
             finally:
                 await (paid.release(hold) if billed_tokens is None else paid.settle(hold, billed_tokens))
             return
+        took_seconds = time.monotonic() - began
         try:
-            await self._keep_new(medium, analysis)
+            await self._keep_new(medium, analysis, took_seconds=took_seconds)
         finally:
             await paid.settle(hold, analysis.tokens_used)
 
-    async def _keep_new(self, medium: Medium, analysis: Analysis) -> None:
+    async def _keep_new(self, medium: Medium, analysis: Analysis, *, took_seconds: float) -> None:
         self.report.analyses += 1
         self.report.tokens += analysis.tokens_used
-        await self._keep(medium, analysis)
+        analysis = analysis.model_copy(update={"cost_microunits": self._cost(analysis.tokens_used)})
+        took_milliseconds = round(took_seconds * 1000)
+        await self._put(medium, self._result(medium, analysis), how="new", took_milliseconds=took_milliseconds)
+
+    def _cost(self, tokens: int) -> int:
+        return 0 if self.price is None else self.price.microunits(tokens)
 
     async def _take_from_cache(self, medium: Medium) -> bool:
         """Restore the row of a result that lies in S3 already, as after a crash between the put and the row."""
@@ -404,13 +420,11 @@ class VisionPass:
         self.report.count(medium, result, method="cache_hit")
         return True
 
-    async def _keep(self, medium: Medium, analysis: Analysis, *, donor: Neighbour | None = None) -> None:
-        own = medium.fingerprint
-        if donor is None or own is None:
-            await self._put(medium, self._result(medium, analysis), how="new")
-            return
-        # The picture's own size; everything else is the donor's.
-        measured = analysis.measurement.model_copy(update={"width": own.width, "height": own.height})
+    async def _reuse(self, medium: Medium, analysis: Analysis, *, donor: Neighbour) -> None:
+        measured = analysis.measurement
+        if (own := medium.fingerprint) is not None:
+            # The picture's own size; everything else is the donor's.
+            measured = measured.model_copy(update={"width": own.width, "height": own.height})
         analysis = analysis.model_copy(
             update={"measurement": measured, "tokens_used": 0, "cost_microunits": 0, "file_id": None}
         )
@@ -451,7 +465,9 @@ class VisionPass:
             analyzed_at=datetime.now(UTC),
         )
 
-    async def _put(self, medium: Medium, result: VisionResult, *, how: str) -> None:
+    async def _put(
+        self, medium: Medium, result: VisionResult, *, how: str, took_milliseconds: int | None = None
+    ) -> None:
         key: str | None = self._key(medium)
         body = result.to_gzip()
         reason, fault = None, None
@@ -468,7 +484,13 @@ class VisionPass:
         except StorageUnavailable as error:
             key, reason, fault = None, "storage_unavailable", error
         await self.ledger.record_result(
-            self.tenant_id, result, how=how, s3_key=key, s3_bytes=len(body) if key else None, reason=reason
+            self.tenant_id,
+            result,
+            how=how,
+            s3_key=key,
+            s3_bytes=len(body) if key else None,
+            reason=reason,
+            took_milliseconds=took_milliseconds,
         )
         if fault is not None:
             raise fault

@@ -42,6 +42,16 @@ _FORMS: tuple[Form, ...] = ("schema", "function", "words")
 
 
 @dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Implements `core.vision.ProviderIdentity` for a model that is asked over a network."""
+
+    name: str
+    model: str
+    fingerprint: str
+    estimated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """One question to a model.
 

@@ -208,11 +208,13 @@ class TokenEstimate:
         tokens: The 99th percentile of settled calls, at least the floor.
         calls: Settled calls that are known of this model and prompt.
         learned: There were enough of them; else `tokens` is the floor.
+        mean_tokens: Of the settled calls; None: none is known.
     """
 
     tokens: int
     calls: int
     learned: bool
+    mean_tokens: int | None = None
 
 
 class BudgetLedger(Protocol):
@@ -420,11 +422,12 @@ def estimate(counts: Mapping[int, int], *, floor_tokens: int) -> TokenEstimate:
         floor_tokens: The estimate is never below it.
     """
     calls = sum(counts.values())
+    mean_tokens = round(sum(tokens * count for tokens, count in counts.items()) / calls) if calls else None
     if calls < LEARNED_FROM_CALLS:
-        return TokenEstimate(floor_tokens, calls, learned=False)
+        return TokenEstimate(floor_tokens, calls, learned=False, mean_tokens=mean_tokens)
     seen = 0
     for tokens in sorted(counts):
         seen += counts[tokens]
         if seen * 100 >= calls * 99:
-            return TokenEstimate(max(tokens, floor_tokens), calls, learned=True)
+            return TokenEstimate(max(tokens, floor_tokens), calls, learned=True, mean_tokens=mean_tokens)
     raise AssertionError("the counts add up to all calls")

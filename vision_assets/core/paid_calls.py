@@ -24,7 +24,7 @@ from vision_assets.core.errors import (
     TransientError,
 )
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import SCHEMA_VERSION, Analysis, Look, VisionProvider
+from vision_assets.core.vision import SCHEMA_VERSION, Analysis, Look, ProviderIdentity, VisionProvider
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +32,18 @@ WAITS_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Between two attempts at a call that somebody else makes, or for which no slot is free. Then it is deferred."""
 
 _VERDICT_HOLDS = timedelta(seconds=30)
+
+
+async def held_at(gate: BudgetGate, provider: ProviderIdentity) -> TokenEstimate:
+    """Tell what a call is held at: as learned, and until then what the provider says, at least the floor.
+
+    Raises:
+        DatabaseUnavailable: Not known.
+    """
+    found = await gate.estimate(provider.name, provider.model, provider.fingerprint)
+    if found.learned:
+        return found
+    return replace(found, tokens=max(found.tokens, provider.estimated_tokens or 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,12 +224,8 @@ class PaidCalls:
             log.warning("budget.not_abandoned", error_type=type(failure).__name__, outcome="charged when it expires")
 
     async def _learn(self) -> int:
-        """Tell what a call is held at: as learned, and until then what the provider says, at least the floor."""
-        found = await self.gate.estimate(self.provider.name, self.provider.model, self.provider.fingerprint)
-        if not found.learned:
-            found = replace(found, tokens=max(found.tokens, self.provider.estimated_tokens or 0))
-        self.estimate = found
-        return found.tokens
+        self.estimate = await held_at(self.gate, self.provider)
+        return self.estimate.tokens
 
     def _close(self, reason: str, *, lasting: timedelta = _VERDICT_HOLDS, **figures: object) -> None:
         log.warning("budget.blocked", reason=reason, **figures)

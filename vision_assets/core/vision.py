@@ -226,8 +226,8 @@ Look: TypeAlias = Callable[[], Awaitable[Analysis]]
 """Looks at one picture that is ready for it, once."""
 
 
-class VisionProvider(Protocol):
-    """Something that looks at one picture.
+class ProviderIdentity(Protocol):
+    """Who looks at pictures, as far as it is known without a connection.
 
     Attributes:
         name: Part of the S3 key: lower case, no `_`.
@@ -244,6 +244,10 @@ class VisionProvider(Protocol):
     def fingerprint(self) -> str: ...
     @property
     def estimated_tokens(self) -> int | None: ...
+
+
+class VisionProvider(ProviderIdentity, Protocol):
+    """Something that looks at one picture."""
 
     async def prepare(self, content: bytes, *, mime: str) -> Look:
         """Make one picture ready to be looked at. Nothing is sent, and nothing billed, before the look itself.

@@ -13,7 +13,7 @@ from vision_assets.core.neighbours import Fingerprint
 from vision_assets.core.policy import PolicyPost
 from vision_assets.core.reuse import Neighbour
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import VisionProvider, VisionResult
+from vision_assets.core.vision import ProviderIdentity, VisionProvider, VisionResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class ToDo:
         with_budget: except for what waits for the budget, if that has room.
     """
 
-    provider: VisionProvider
+    provider: ProviderIdentity
     rules: str
     now: datetime
     with_budget: bool
@@ -105,12 +105,14 @@ class VisionLedger(Protocol):
         s3_key: str | None,
         s3_bytes: int | None,
         reason: str | None,
+        took_milliseconds: int | None = None,
     ) -> None:
         """Write a result; what was decided about its picture ends.
 
         Args:
             how: What this pass did for it, for the counters: `new`, `cache_hit` or `near_duplicate`.
             s3_key: None when the quota kept it out of S3; `reason` says so.
+            took_milliseconds: How long the provider looked, for the counters; None: it did not.
         """
         ...
 
@@ -121,9 +123,19 @@ class VisionLedger(Protocol):
         ...
 
     async def record_error(
-        self, tenant_id: TenantId, medium: Medium, error: InputRejected, *, provider: VisionProvider
+        self,
+        tenant_id: TenantId,
+        medium: Medium,
+        error: InputRejected,
+        *,
+        provider: VisionProvider,
+        cost_microunits: int = 0,
     ) -> None:
-        """Write that a picture can never be analysed, with its dead letter; what was decided about it ends."""
+        """Write that a picture can never be analysed, with its dead letter; what was decided about it ends.
+
+        Args:
+            cost_microunits: Of an answer that was billed and is none: millionths of the billing currency.
+        """
         ...
 
     async def record_object_lost(self, tenant_id: TenantId, sha256: str, error: MediaMissing, *, stage: str) -> None:

@@ -10,6 +10,8 @@ from vision_assets.core.analysis import VisionPass
 from vision_assets.core.budget import EVERYONE, TokenEstimate, Window
 from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.errors import TransientError
+from vision_assets.core.quote import Quote
+from vision_assets.core.quoting import Quoting
 from vision_assets.core.tenants import Tenant
 from vision_assets.core.vision_report import VisionReport
 from vision_assets.defs.failures import RETRY, raise_if_any
@@ -57,7 +59,7 @@ def vision_results(
     and budget let it. Only pictures without a result of the present provider and fingerprint are to do.
     """
 
-    async def work(tenant: Tenant, ledgers: Ledgers) -> tuple[VisionReport, str, Sequence[Window]]:
+    async def work(tenant: Tenant, ledgers: Ledgers) -> tuple[VisionReport, Quote | None, str, Sequence[Window]]:
         store, policy = s3.connect(), vision_policy.policy(tenant)
         async with (
             vision_provider.open(tenant.id, policy) as provider,
@@ -74,18 +76,21 @@ def vision_results(
                 gate=gate,
                 local=local,
                 concurrency=vision_provider.concurrency,
+                price=token_budget.price(),
             )
+            quote = await _quote_of(one_pass, ledgers)
             one_pass.on_progress = ProgressLog(context.log, "vision_results: pictures", await one_pass.count())
             report = await one_pass.analyse_media()
             identity = f"{provider.name} {provider.model} {provider.fingerprint}"
-            return report, identity, await _budget_of(tenant, gate)
+            return report, quote, identity, await _budget_of(tenant, gate)
 
-    tenant, (report, provider, budget) = run_for_tenant(context, postgres, work)
+    tenant, (report, quote, provider, budget) = run_for_tenant(context, postgres, work)
     raise_if_any(report.failures, hopeless=report.hopeless)
     return dg.MaterializeResult(
         metadata={
             "tenant": tenant.name,
             "provider": provider,
+            "quote": _quote_table(quote),
             "analyses": report.analyses,
             "reused_from_near_duplicates": report.methods["near_duplicate"],
             "taken_from_cache": report.methods["cache_hit"],
@@ -107,6 +112,41 @@ def vision_results(
             "pictures": contact_sheet(report.looked),
         }
     )
+
+
+async def _quote_of(one_pass: VisionPass, ledgers: Ledgers) -> Quote | None:
+    """Tell what a pass will take before it begins; what is free is done without it."""
+    quoting = Quoting(
+        tenant_id=one_pass.tenant_id,
+        provider=one_pass.provider,
+        ledger=ledgers.quote,
+        policy=one_pass.policy,
+        gate=one_pass.gate,
+        has_local=one_pass.local is not None,
+        concurrency=one_pass.concurrency,
+        price=one_pass.price,
+    )
+    try:
+        quote = await quoting.quote()
+    except TransientError as error:
+        log.warning("quote.unreachable", error_type=type(error).__name__, outcome="the pass goes on without it")
+        return None
+    log.info("vision.quoted", **quote.document())
+    return quote
+
+
+def _quote_table(quote: Quote | None) -> dg.MetadataValue:
+    """Show what stood before the pass."""
+    if quote is None:
+        return dg.MetadataValue.md("The ledger could not be reached.")
+    figures = quote.document()
+    skipped = {f"skipped: {reason}": count for reason, count in figures.pop("skipped").items()}
+    figures |= skipped
+    if quote.cost_microunits is None:
+        figures |= dict.fromkeys(("cost_microunits", "cost_at_most_microunits", "currency"), "no price set")
+    if quote.days is None:
+        figures["days"] = "more than ten years"
+    return table(["figure", "before the pass"], [[name.replace("_", " "), value] for name, value in figures.items()])
 
 
 async def _budget_of(tenant: Tenant, gate: BudgetGate) -> Sequence[Window]:

@@ -19,7 +19,7 @@ from vision_assets.core.phash import ALGORITHM
 from vision_assets.core.policy import PolicyMedium, PolicyPost
 from vision_assets.core.reuse import Neighbour
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import SCHEMA_VERSION, VisionProvider, VisionResult
+from vision_assets.core.vision import SCHEMA_VERSION, ProviderIdentity, VisionProvider, VisionResult
 from vision_assets.core.vision_ledger import Decided, Medium, ToDo
 
 sql = statements("vision")
@@ -41,7 +41,8 @@ _BUDGET_REASONS = ("daily_limit", "monthly_limit", "global_limit", "ocr_only_typ
 """Of decisions that are taken back as soon as there is room in the budget."""
 
 
-def _identity(provider: VisionProvider) -> dict[str, str]:
+def identity(provider: ProviderIdentity) -> dict[str, str]:
+    """Name a provider's results, by the columns' names."""
     return {
         "provider": provider.name,
         "model": provider.model,
@@ -51,7 +52,7 @@ def _identity(provider: VisionProvider) -> dict[str, str]:
 
 
 def _conditions(todo: ToDo) -> dict[str, Any]:
-    return _identity(todo.provider) | {
+    return identity(todo.provider) | {
         "rules": todo.rules,
         "now": todo.now,
         "with_budget": todo.with_budget,
@@ -63,7 +64,8 @@ def _post(found: Mapping[str, Any]) -> PolicyPost:
     return PolicyPost(found["channel_username"], found["text"], tuple(PolicyMedium(**one) for one in found["media"]))
 
 
-def _fingerprint(row: Mapping[str, Any]) -> Fingerprint:
+def fingerprint_of(row: Mapping[str, Any]) -> Fingerprint:
+    """Read what of a picture is compared."""
     return Fingerprint(
         phash=row["phash"] & 0xFFFF_FFFF_FFFF_FFFF,
         phash256=row["phash256"],
@@ -109,7 +111,7 @@ class PostgresVision:
                     mime=row["mime"],
                     s3_key=row["s3_key"],
                     order=(row["first_post_seq"], row["first_position"]),
-                    fingerprint=None if row["phash"] is None else _fingerprint(row),
+                    fingerprint=None if row["phash"] is None else fingerprint_of(row),
                     kept=None if row["kept"] is None else VisionResult.from_document(row["kept"]),
                     posts=tuple(map(_post, row["posts"])),
                     seen=row["seen"],
@@ -138,13 +140,13 @@ class PostgresVision:
                 before_sha256=medium.sha256,
                 row_limit=MAX_NEIGHBOURS,
                 **{f"chunk{chunk}": values for chunk, values in enumerate(probes(medium.fingerprint.phash))},
-                **_identity(provider),
+                **identity(provider),
             )
             return [
                 Neighbour(
                     sha256=row["sha256"],
                     order=(row["first_post_seq"], row["first_position"]),
-                    fingerprint=_fingerprint(row),
+                    fingerprint=fingerprint_of(row),
                     result=None if row["result"] is None else VisionResult.from_document(row["result"]),
                 )
                 async for row in rows
@@ -159,6 +161,7 @@ class PostgresVision:
         s3_key: str | None,
         s3_bytes: int | None,
         reason: str | None,
+        took_milliseconds: int | None = None,
     ) -> None:
         """See the Protocol."""
         provenance = result.provenance
@@ -196,6 +199,12 @@ class PostgresVision:
             await record_counts(
                 connection, tenant_id, "vision_media_total", [{"result": result.analysis.status, "reason": how}]
             )
+            if took_milliseconds is not None:
+                labels = (("model", provenance.model), ("provider", provenance.provider))
+                await raise_counter(
+                    connection, tenant_id, "vision_analysis_duration_milliseconds_total", {labels: took_milliseconds}
+                )
+                await raise_counter(connection, tenant_id, "vision_analyses_total", {labels: 1})
 
     async def record_fallback(
         self, tenant_id: TenantId, result: VisionResult, *, provider: VisionProvider, reason: str
@@ -211,17 +220,23 @@ class PostgresVision:
                 result=result.to_document(),
                 provenance=result.provenance.model_dump(mode="json"),
                 analyzed_at=result.analyzed_at,
-                **_identity(provider),
+                **identity(provider),
             )
             await record_counts(
                 connection, tenant_id, "vision_media_total", [{"result": result.analysis.status, "reason": "fallback"}]
             )
 
     async def record_error(
-        self, tenant_id: TenantId, medium: Medium, error: InputRejected, *, provider: VisionProvider
+        self,
+        tenant_id: TenantId,
+        medium: Medium,
+        error: InputRejected,
+        *,
+        provider: VisionProvider,
+        cost_microunits: int = 0,
     ) -> None:
         """See the Protocol."""
-        provenance, tokens_used = _identity(provider), 0
+        provenance, tokens_used = identity(provider), 0
         if isinstance(error, AnswerRefused):
             tokens_used = error.tokens_used
             if error.raw_reply is not None:
@@ -242,9 +257,9 @@ class PostgresVision:
                 s3_key=None,
                 s3_bytes=None,
                 tokens_used=tokens_used,
-                cost_microunits=0,
+                cost_microunits=cost_microunits,
                 analyzed_at=datetime.now(UTC),
-                **_identity(provider),
+                **identity(provider),
             )
             await sql.end_decision(
                 connection, tenant_id=tenant_id, sha256=medium.sha256, provider=provider.name, model=provider.model
@@ -263,7 +278,7 @@ class PostgresVision:
     async def is_analysed(self, tenant_id: TenantId, sha256: str, *, provider: VisionProvider) -> bool:
         """See the Protocol."""
         async with self.database.connection() as connection:
-            known: bool = await sql.is_analysed(connection, tenant_id=tenant_id, sha256=sha256, **_identity(provider))
+            known: bool = await sql.is_analysed(connection, tenant_id=tenant_id, sha256=sha256, **identity(provider))
             return known
 
     async def record_decisions(self, tenant_id: TenantId, decided: Sequence[Decided], *, todo: ToDo) -> None:
@@ -280,7 +295,7 @@ class PostgresVision:
                 due_at=[one.due_at for one in decided],
                 attempts=[one.attempts for one in decided],
                 seen=[one.medium.seen for one in decided],
-                **_identity(todo.provider),
+                **identity(todo.provider),
             )
 
     async def end_pass(
