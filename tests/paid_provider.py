@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tests.results import result
-from vision_assets.core.vision import Analysis, Look
+from vision_assets.core.vision import Analysis, Look, Measured
 
 
 async def at_once() -> None:
@@ -35,7 +35,7 @@ class PaidProvider:
     fingerprint: str = "prompt-1"
     estimated_tokens: int | None = 1000
 
-    async def prepare(self, content: bytes, *, mime: str) -> Look:
+    async def prepare(self, content: bytes, *, mime: str, measured: Measured | None = None) -> Look:
         """Make one picture ready."""
         return partial(self._look, content)
 

@@ -1,4 +1,4 @@
-"""Decisions of the vision policy: why a stored picture is not, or not yet, given to a provider.
+"""Decisions of the vision policy: why a stored picture is not, or not yet, given to a provider; figures of pictures.
 
 Revision ID: 0003
 """
@@ -28,6 +28,8 @@ CREATE TABLE vision_decisions (               -- a picture without a row is done
     CHECK (verdict <> 'defer' OR due_at IS NOT NULL)
 );
 CREATE INDEX vision_decisions_due ON vision_decisions (due_at) WHERE due_at IS NOT NULL;
+
+ALTER TABLE media_objects ADD COLUMN measured jsonb;  -- what the pixels tell; null: not measured when it was stored
 """
 
 
@@ -39,3 +41,4 @@ def downgrade() -> None:
     # A text that was read for want of a budget stands for no answer of the provider.
     op.execute("DELETE FROM vision_results WHERE method = 'fallback'")
     op.execute("DROP TABLE vision_decisions")
+    op.execute("ALTER TABLE media_objects DROP COLUMN measured")

@@ -23,7 +23,7 @@ from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.errors import ProviderUnavailable
 from vision_assets.core.guarded_store import QuotaGuardedStore
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import Analysis, Look
+from vision_assets.core.vision import Analysis, Look, Measured
 
 STEPS = ("ledger.reserve", "provider.call", "s3.put", "results.record_result", "ledger.settle")
 MOST_TOKENS = 1000
@@ -83,7 +83,7 @@ class PaidProvider:
     def __init__(self, shift: Shift, tenant: TenantId) -> None:
         self._shift, self._tenant = shift, tenant
 
-    async def prepare(self, content: bytes, *, mime: str) -> Look:
+    async def prepare(self, content: bytes, *, mime: str, measured: Measured | None = None) -> Look:
         """Make one picture ready."""
         return partial(self._look, content)
 

@@ -13,7 +13,7 @@ from tests.cleaning import Cleaning, down_to
 from tests.world import World
 from vision_assets.clients.telegram_export import TelegramExport
 from vision_assets.core.tenants import Tenant
-from vision_assets.core.vision import Look, VisionProvider
+from vision_assets.core.vision import Look, Measured, VisionProvider
 
 CITY = Path(__file__).parents[2] / "examples" / "city_walks"
 
@@ -125,9 +125,9 @@ class Changed:
         """As before."""
         return self.provider.estimated_tokens
 
-    async def prepare(self, content: bytes, *, mime: str) -> Look:
+    async def prepare(self, content: bytes, *, mime: str, measured: Measured | None = None) -> Look:
         """As before."""
-        return await self.provider.prepare(content, mime=mime)
+        return await self.provider.prepare(content, mime=mime, measured=measured)
 
 
 async def test_new_results_are_put_after_a_clean_up(cleaning: Cleaning, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -56,7 +57,7 @@ async def test_a_picture_is_described(vision: GigaChatVision, gigachat: Emulated
 async def test_the_language_is_the_tenants(vision: GigaChatVision) -> None:
     """Descriptions come in the language that was set, and another language is another fingerprint."""
     before = vision.fingerprint
-    vision.language = Language.EN
+    vision = replace(vision, language=Language.EN)
     analysis = await seen_by(vision, PICTURE)
     assert analysis.description
     assert not is_russian(analysis.description)
@@ -67,7 +68,7 @@ async def test_each_picture_gets_its_own_question(vision: GigaChatVision, gigach
     """The policy chooses it by the picture's kind: what is billed for the question tells which one it was."""
     picture = encoded(screenshot())
     for prompts in (Prompts(by_kind={Kind.SCREENSHOT: Preset.MEME}), Prompts(by_kind={})):
-        vision.prompts = prompts
+        vision = replace(vision, prompts=prompts)
         await seen_by(vision, picture)
     meme, general = (bill["usage"]["prompt_tokens"] for bill in gigachat.bills())
     texts = [prompt(preset, Language.RU).user for preset in (Preset.MEME, Preset.GENERAL)]

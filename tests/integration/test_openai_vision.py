@@ -316,7 +316,7 @@ async def test_large_pictures_are_scaled_down_and_small_ones_are_not(
 async def test_the_language_is_the_tenants(vision: OpenAIVision) -> None:
     """Descriptions come in the language that was set, and another language is another fingerprint."""
     before = vision.fingerprint
-    vision.language = Language.EN
+    vision = replace(vision, language=Language.EN)
     analysis = await seen_by(vision, PICTURE)
     assert analysis.description
     assert "photo" in analysis.description

@@ -38,7 +38,7 @@ def test_what_the_provider_takes_goes_as_it_is(name: str) -> None:
     found = fitted(content, limits=LIMITS)
     assert (found.content, found.transcoded) == (content, False)
     assert found.mime == f"image/{name.lower()}"
-    assert found.measurement == measure(decode_upright(content))
+    assert found.measured.measurement == measure(decode_upright(content))
     opened(found)
 
 
@@ -48,7 +48,7 @@ def test_what_it_does_not_take_becomes_a_jpeg_of_the_same_size(name: str) -> Non
     content = pictures.encoded(pictures.photo(320, 240), name)
     found = fitted(content, limits=LIMITS)
     assert (found.transcoded, found.mime, found.width, found.height) == (True, "image/jpeg", 320, 240)
-    assert found.measurement == measure(decode_upright(content))
+    assert found.measured.measurement == measure(decode_upright(content))
     difference = np.abs(np.asarray(opened(found), dtype=int) - np.asarray(decode_upright(content), dtype=int))
     assert difference.mean() < 8  # a GIF is dithered
 
@@ -154,7 +154,7 @@ def test_a_jpeg_that_only_a_lenient_decoder_reads_is_encoded_anew() -> None:
 )
 def test_the_kind_is_told_on_the_way(image: Image.Image, kind: Kind) -> None:
     """By the rules, without a word read: it chooses the question."""
-    assert fitted(pictures.encoded(image, "PNG"), limits=LIMITS).kind == kind
+    assert fitted(pictures.encoded(image, "PNG"), limits=LIMITS).measured.kind == kind
 
 
 @pytest.mark.parametrize("name", ["GIF", "WEBP", "TIFF", "PNG"])
@@ -227,7 +227,7 @@ def test_a_file_over_15_mb_is_scaled_down_and_not_refused() -> None:
     assert 2**20 < len(smaller.content) <= 2 * 2**20
     assert smaller.width < 2800
     assert smaller.width / smaller.height == pytest.approx(1.4, abs=0.01)
-    assert (smaller.measurement.width, smaller.measurement.height) == (2800, 2000)
+    assert (smaller.measured.measurement.width, smaller.measured.measurement.height) == (2800, 2000)
 
 
 @pytest.mark.parametrize("size", [(320, 240), (240, 320), (320, 1), (1, 320)])
@@ -251,7 +251,7 @@ def test_an_edge_that_a_jpeg_cannot_have_is_scaled_down() -> None:
     """A picture longer than 65,535 pixels is sent all the same."""
     found = fitted(pictures.encoded(pictures.blank(70_000, 8), "PNG"), limits=limits(mimes=frozenset({"image/jpeg"})))
     assert found.width == 65_500
-    assert found.measurement.width == 70_000
+    assert found.measured.measurement.width == 70_000
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP"])

@@ -27,7 +27,7 @@ from vision_assets.core.prompts import Language, Prompt, prompt
 from vision_assets.core.provider_pictures import FittedPicture, PictureLimits, fitted
 from vision_assets.core.replies import SCHEMA, analysis_of
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import Analysis, Look
+from vision_assets.core.vision import Analysis, Look, Measured
 
 LIMITS = PictureLimits(mimes=frozenset({"image/jpeg", "image/png"}), max_bytes=15_000_000, max_pixels=40_000_000)
 PICTURE_TOKENS = 1792
@@ -58,17 +58,14 @@ class GigaChatVision:
 
     name = "gigachat"
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the questions, and of how a picture is sent."""
-        return identity(self.model, self.language, self.prompts).fingerprint
+    fingerprint: str = field(init=False)
+    estimated_tokens: int = field(init=False)
 
-    @property
-    def estimated_tokens(self) -> int:
-        """Of one question with its picture and its answer."""
-        return identity(self.model, self.language, self.prompts).estimated_tokens
+    def __post_init__(self) -> None:
+        known = identity(self.model, self.language, self.prompts)
+        self.fingerprint, self.estimated_tokens = known.fingerprint, known.estimated_tokens
 
-    async def prepare(self, content: bytes, *, mime: str) -> Look:
+    async def prepare(self, content: bytes, *, mime: str, measured: Measured | None = None) -> Look:
         """Make one picture ready to be looked at.
 
         Raises:
@@ -76,8 +73,8 @@ class GigaChatVision:
             AnswerRefused: By the look: `blacklist`, or `parse_failed` with what was said instead.
             ProviderUnavailable, ProviderBudgetGone, ConfigurationError: As the Protocol says.
         """
-        picture = await asyncio.to_thread(fitted, content, limits=LIMITS)
-        asked = prompt(self.prompts.choose(mime, picture.kind), self.language)
+        picture = await asyncio.to_thread(fitted, content, limits=LIMITS, known=measured)
+        asked = prompt(self.prompts.choose(mime, picture.measured.kind), self.language)
         return partial(self._look, picture, asked)
 
     async def _look(self, picture: FittedPicture, asked: Prompt) -> Analysis:
@@ -86,7 +83,7 @@ class GigaChatVision:
             answer = await self.ladder.answer(shown, asked, self.language)
         return analysis_of(
             answer.reply.seen,
-            measurement=picture.measurement,
+            measurement=picture.measured.measurement,
             model=answer.model,
             tokens_used=answer.tokens,
             file_id=file_id,

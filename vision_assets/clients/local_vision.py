@@ -18,7 +18,7 @@ from vision_assets.clients.tesseract import Tesseract
 from vision_assets.core.kind import Appearance, classify, look
 from vision_assets.core.measurement import measure
 from vision_assets.core.pictures import PictureHeader, decode_upright, probe
-from vision_assets.core.vision import Analysis, Classification, Kind, Look, Measurement, Ocr
+from vision_assets.core.vision import Analysis, Classification, Kind, Look, Measured, Measurement, Ocr
 
 log = structlog.get_logger(__name__)
 
@@ -67,21 +67,21 @@ class LocalVision:
             log.warning("ocr.unavailable", reason=tesseract.unavailable)
         yield cls(tesseract, threads=threads)
 
-    async def prepare(self, content: bytes, *, mime: str) -> Look:  # noqa: ARG002 - the content says it better
+    async def prepare(self, content: bytes, *, mime: str, measured: Measured | None = None) -> Look:  # noqa: ARG002 - the content says it better
         """Make one picture ready to be looked at; all work is left to the look.
 
         Raises:
             InputRejected: By the look: the bytes are not a picture that can be decoded.
         """
-        return partial(self._look, content)
+        return partial(self._look, content, measured)
 
-    async def _look(self, content: bytes) -> Analysis:
+    async def _look(self, content: bytes, measured: Measured | None) -> Analysis:
         """Look at one picture; it is decoded once, and measured while Tesseract reads."""
         async with self._slots:
             header, image = await asyncio.to_thread(_decode, content)
             # A group, because `gather` returns from a cancellation before Tesseract has been killed.
             async with asyncio.TaskGroup() as group:
-                looking = group.create_task(asyncio.to_thread(_look_at, header, image))
+                looking = group.create_task(asyncio.to_thread(_look_at, header, image, measured))
                 reading_text = group.create_task(self._tesseract.read(image))
         facts, reading = looking.result(), reading_text.result()
         classification = classify(facts.appearance, reading.words)
@@ -105,8 +105,9 @@ def _decode(content: bytes) -> tuple[PictureHeader, Image.Image]:
     return probe(content), decode_upright(content, max_edge=_DECODE_EDGE)
 
 
-def _look_at(header: PictureHeader, image: Image.Image) -> _Facts:
-    return _Facts(measure(image, size=(header.width, header.height)), look(image))
+def _look_at(header: PictureHeader, image: Image.Image, measured: Measured | None) -> _Facts:
+    measurement = measured.measurement if measured else measure(image, size=(header.width, header.height))
+    return _Facts(measurement, look(image))
 
 
 def _labels(header: PictureHeader, facts: _Facts, classification: Classification, ocr: Ocr) -> list[str]:

@@ -27,7 +27,7 @@ from vision_assets.core.prompts import Language, Prompt, prompt
 from vision_assets.core.provider_pictures import FittedPicture, PictureLimits, fitted
 from vision_assets.core.replies import SCHEMA, analysis_of
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import Analysis, Look
+from vision_assets.core.vision import Analysis, Look, Measured
 
 LIMITS = PictureLimits(
     # What every server takes; as text a picture is a third longer.
@@ -64,17 +64,14 @@ class OpenAIVision:
 
     name = "openai"
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the questions, and of how a picture is sent."""
-        return identity(self.model, self.language, self.prompts).fingerprint
+    fingerprint: str = field(init=False)
+    estimated_tokens: int = field(init=False)
 
-    @property
-    def estimated_tokens(self) -> int:
-        """Of one question with its picture and its answer; also what one is charged whose usage is not told."""
-        return identity(self.model, self.language, self.prompts).estimated_tokens
+    def __post_init__(self) -> None:
+        known = identity(self.model, self.language, self.prompts)
+        self.fingerprint, self.estimated_tokens = known.fingerprint, known.estimated_tokens
 
-    async def prepare(self, content: bytes, *, mime: str) -> Look:
+    async def prepare(self, content: bytes, *, mime: str, measured: Measured | None = None) -> Look:
         """Make one picture ready to be looked at.
 
         Raises:
@@ -82,8 +79,8 @@ class OpenAIVision:
             AnswerRefused: By the look: `content_filter`, or `parse_failed` with what was said instead.
             ProviderUnavailable, ProviderBudgetGone, ConfigurationError: As the Protocol says.
         """
-        picture = await asyncio.to_thread(fitted, content, limits=LIMITS)
-        asked = prompt(self.prompts.choose(mime, picture.kind), self.language)
+        picture = await asyncio.to_thread(fitted, content, limits=LIMITS, known=measured)
+        asked = prompt(self.prompts.choose(mime, picture.measured.kind), self.language)
         return partial(self._look, picture, asked)
 
     async def _look(self, picture: FittedPicture, asked: Prompt) -> Analysis:
@@ -91,7 +88,7 @@ class OpenAIVision:
         shown = _Shown(self.api, self.tenant_id, self.model, url, untold_tokens=self.estimated_tokens)
         answer = await self.ladder.answer(shown, asked, self.language)
         return analysis_of(
-            answer.reply.seen, measurement=picture.measurement, model=answer.model, tokens_used=answer.tokens
+            answer.reply.seen, measurement=picture.measured.measurement, model=answer.model, tokens_used=answer.tokens
         )
 
 

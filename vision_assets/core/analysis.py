@@ -344,7 +344,7 @@ class VisionPass:
         content = await self.store.get(medium.s3_key)
         if content is None:
             raise MediaMissing(f"{medium.s3_key} is not in S3 any more; the next run stores it again from its source")
-        return await provider.prepare(content, mime=medium.mime)
+        return await provider.prepare(content, mime=medium.mime, measured=medium.measured)
 
     async def _pay(self, medium: Medium, look: Look, paid: PaidCalls) -> None:
         """Have a picture looked at for tokens, unless somebody else does or has done just now."""

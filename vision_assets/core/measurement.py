@@ -11,7 +11,12 @@ from vision_assets.core.vision import Barcode, Measurement
 
 _COLOUR_EDGE = 128
 _BLUR_EDGE = 512
-_BARCODE_EDGE = 1600
+LEAST_EDGE = 1600
+"""Pixels: a picture that is decoded at a reduced size keeps this much, for its barcodes to be read."""
+
+VERSION = 1
+"""Raise it when the same pixels give another answer."""
+
 
 MAX_COLOURS = 5
 # Two colours nearer than this (Euclid, 0–441) count as one; a tenth of the way from black to white.
@@ -94,5 +99,5 @@ def _laplacian_variance(grey: Image.Image) -> float:
 
 def _barcodes(grey: Image.Image) -> list[Barcode]:
     formats = zxingcpp.BarcodeFormats([getattr(zxingcpp.BarcodeFormat, name) for name in _BARCODE_FORMATS])
-    found = zxingcpp.read_barcodes(scaled_down(grey, _BARCODE_EDGE), formats=formats)
+    found = zxingcpp.read_barcodes(scaled_down(grey, LEAST_EDGE), formats=formats)
     return [Barcode(format=str(barcode.format), text=barcode.text) for barcode in found[:_MAX_BARCODES]]

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 from uuid import UUID
 
@@ -16,10 +16,13 @@ import structlog
 
 from vision_assets.core.errors import InputRejected, MediaMissing, QuotaExceeded
 from vision_assets.core.guarded_store import QuotaGuardedStore
+from vision_assets.core.measured import measured
+from vision_assets.core.measurement import LEAST_EDGE
 from vision_assets.core.phash import ALGORITHM, PerceptualHash, perceptual_hash
 from vision_assets.core.pictures import PictureHeader, decode_upright, probe
 from vision_assets.core.storage import ObjectStore, media_key
 from vision_assets.core.tenants import TenantId
+from vision_assets.core.vision import Measured
 
 log = structlog.get_logger(__name__)
 
@@ -27,8 +30,7 @@ MAX_IMAGE_BYTES = 15 * 2**20
 PAGE_SIZE = 200
 
 HASH_FULL_SIZE_PIXELS = 4_000_000
-"""Larger JPEGs are hashed from a bitmap scaled while decoding; up to here every pixel counts."""
-HASH_SCALED_EDGE = 1024
+"""Larger JPEGs are hashed and measured from a bitmap scaled while decoding; up to here every pixel counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,11 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class MediaObject:
-    """A picture as it lies in S3."""
+    """A picture as it lies in S3.
+
+    Attributes:
+        measured: None where it is not at hand.
+    """
 
     sha256: str
     mime: str
@@ -52,6 +58,7 @@ class MediaObject:
     height: int
     frames: int
     s3_key: str
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,16 +155,17 @@ class MediaLedger(Protocol):
         ...
 
 
-def examine(content: bytes) -> tuple[PictureHeader, PerceptualHash]:
-    """Sniff, decode and perceptually hash a picture, decoding once.
+def examine(content: bytes) -> tuple[PictureHeader, PerceptualHash, Measured]:
+    """Sniff, decode, perceptually hash and measure a picture, decoding once.
 
     Raises:
         InputRejected: It is not a picture that can be used; the reason says why.
     """
     header = probe(content)
     scaled = header.format == "jpeg" and header.width * header.height > HASH_FULL_SIZE_PIXELS
-    image = decode_upright(content, max_edge=HASH_SCALED_EDGE if scaled else None)
-    return header, perceptual_hash(image, flags=("animated",) if header.frames > 1 else ())
+    image = decode_upright(content, max_edge=LEAST_EDGE if scaled else None)
+    hashed = perceptual_hash(image, flags=("animated",) if header.frames > 1 else ())
+    return header, hashed, measured(image, size=(header.width, header.height))
 
 
 @dataclass(slots=True)
@@ -231,7 +239,7 @@ class MediaPass:
         structlog.contextvars.bind_contextvars(sha256=sha256)  # until the end of this picture's task
         async with self._decoding:
             try:
-                header, hashed = await asyncio.to_thread(examine, content)
+                header, hashed, found = await asyncio.to_thread(examine, content)
             except InputRejected as error:
                 raise InputRejected(error.reason, f"{reference.source_uri}: {error}") from error
         # Two references of one page may bring the same bytes: the second one finds the object counted.
@@ -253,7 +261,7 @@ class MediaPass:
                     report.puts += 1
                     report.put_bytes += stored.bytes
         log.debug("media.stored", s3_key=stored.s3_key)
-        return Outcome(reference, "stored", object=stored, hash=hashed)
+        return Outcome(reference, "stored", object=replace(stored, measured=found), hash=hashed)
 
     async def hash_stored_media(self) -> HashReport:
         """Hash every stored picture that has no hash of the present algorithm, from the bytes in S3."""
@@ -291,7 +299,7 @@ class MediaPass:
             return None
         async with self._decoding:
             try:
-                _, hashed = await asyncio.to_thread(examine, content)
+                _, hashed, _ = await asyncio.to_thread(examine, content)
             except InputRejected as error:
                 log.warning("media.not_hashed", reason=error.reason, error=str(error))
                 report.reasons[error.reason] += 1

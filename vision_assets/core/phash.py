@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fftpack import dct
 
-ALGORITHM = "luma-lanczos-dct/1"
+ALGORITHM = "luma-lanczos-dct/2"
 """Stored with each hash. Hashes of different algorithms are never compared."""
 
 THUMBNAIL_EDGE = 64

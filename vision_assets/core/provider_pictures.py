@@ -13,11 +13,11 @@ from math import sqrt
 import structlog
 from PIL import Image
 
-from vision_assets.core.kind import classify, look
-from vision_assets.core.measurement import measure, scaled_down
+from vision_assets.core.measured import measured
+from vision_assets.core.measurement import scaled_down
 from vision_assets.core.picture_metadata import Uncleanable, jpeg_without_metadata, png_without_metadata
 from vision_assets.core.pictures import PictureHeader, decode_upright, probe
-from vision_assets.core.vision import Kind, Measurement
+from vision_assets.core.vision import Measured
 
 log = structlog.get_logger(__name__)
 
@@ -64,8 +64,7 @@ class FittedPicture:
         width: Pixels of `content`, upright.
         height: Pixels of `content`, upright.
         transcoded: The pixels of `content` are encoded anew.
-        measurement: Of the picture as it is stored.
-        kind: As the rules tell it without reading a word.
+        measured: The picture as it is stored.
     """
 
     content: bytes
@@ -73,30 +72,35 @@ class FittedPicture:
     width: int
     height: int
     transcoded: bool
-    measurement: Measurement
-    kind: Kind
+    measured: Measured
 
 
-def fitted(content: bytes, *, limits: PictureLimits) -> FittedPicture:
-    """Make a picture fit a provider; CPU-bound, a matter of 0.1 to some seconds.
+def fitted(content: bytes, *, limits: PictureLimits, known: Measured | None = None) -> FittedPicture:
+    """Make a picture fit a provider; CPU-bound, a matter of nothing to some seconds.
 
     An upright JPEG or PNG within the limits keeps its pixels as they are encoded, and loses its metadata. Any other
-    becomes a JPEG: its first frame, upright, alpha on white, scaled down as far as the limits need. Either way it is
-    decoded once, so that no call is paid for a picture that is broken.
+    becomes a JPEG: its first frame, upright, alpha on white, scaled down as far as the limits need. It is decoded at
+    most once, and at least once before a call is paid for, so that none is for a picture that is broken.
+
+    Args:
+        content: The file as it is stored.
+        limits: Of the provider.
+        known: What was measured when the file was decoded before; None: it was not.
 
     Raises:
         InputRejected: As from `pictures.decode_upright`.
     """
     header = probe(content)
-    image = decode_upright(content, max_edge=_DECODE_EDGE)
-    measurement = measure(image, size=(header.width, header.height))
-    kind = classify(look(image), None).kind
     clean = _cleaned(content, header, limits)
+    if clean is not None and known is not None:
+        return FittedPicture(clean, header.mime, header.width, header.height, False, known)
+    image = decode_upright(content, max_edge=_DECODE_EDGE)
+    known = known or measured(image, size=(header.width, header.height))
     if clean is not None:
-        return FittedPicture(clean, header.mime, header.width, header.height, False, measurement, kind)
+        return FittedPicture(clean, header.mime, header.width, header.height, False, known)
     image.info.clear()  # Pillow would write a comment again
     image, body = _as_jpeg(image, limits)
-    return FittedPicture(body, _JPEG, image.width, image.height, True, measurement, kind)
+    return FittedPicture(body, _JPEG, image.width, image.height, True, known)
 
 
 def _cleaned(content: bytes, header: PictureHeader, limits: PictureLimits) -> bytes | None:

@@ -85,6 +85,19 @@ class Measurement(_Value):
     barcodes: list[Barcode]
 
 
+class Measured(_Value):
+    """What the pixels of a picture tell by themselves, before anybody has looked at it.
+
+    Attributes:
+        version: Of the rules that found it.
+        kind: As the rules tell it without reading a word.
+    """
+
+    version: str
+    measurement: Measurement
+    kind: Kind
+
+
 class Classification(_Value):
     """The kind of picture.
 
@@ -249,12 +262,13 @@ class ProviderIdentity(Protocol):
 class VisionProvider(ProviderIdentity, Protocol):
     """Something that looks at one picture."""
 
-    async def prepare(self, content: bytes, *, mime: str) -> Look:
+    async def prepare(self, content: bytes, *, mime: str, measured: Measured | None = None) -> Look:
         """Make one picture ready to be looked at. Nothing is sent, and nothing billed, before the look itself.
 
         Args:
             content: The file as it is stored.
             mime: As sniffed from the content.
+            measured: Of this content, by the present rules; None: it is measured now.
 
         Raises:
             InputRejected: At once or by the look: this picture can never be analysed; nothing was billed.

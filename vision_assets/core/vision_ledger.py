@@ -13,7 +13,7 @@ from vision_assets.core.neighbours import Fingerprint
 from vision_assets.core.policy import PolicyPost
 from vision_assets.core.reuse import Neighbour
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import ProviderIdentity, VisionProvider, VisionResult
+from vision_assets.core.vision import Measured, ProviderIdentity, VisionProvider, VisionResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class Medium:
         order: Of first appearance: (post_seq, position). Donors come earlier, so a repeated run decides alike.
         fingerprint: None when its hash is absent or must not be matched.
         kept: Its result of this provider at this fingerprint, which the quota has kept out of S3 so far.
+        measured: As it was when it was stored; None: not then, or by other rules than now.
         posts: That show it; the newest, if there are very many.
         seen: Where it stands in posts, and in which version of them: what is decided holds for that alone.
         attempts: Calls about it that were charged and brought no answer.
@@ -52,6 +53,7 @@ class Medium:
     order: tuple[int, int]
     fingerprint: Fingerprint | None
     kept: VisionResult | None = None
+    measured: Measured | None = None
     posts: tuple[PolicyPost, ...] = ()
     seen: str = ""
     attempts: int = 0

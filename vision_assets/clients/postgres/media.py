@@ -70,6 +70,9 @@ class PostgresMedia:
                 heights=[picture.height for _, picture, _ in stored],
                 frames=[picture.frames for _, picture, _ in stored],
                 s3_keys=[picture.s3_key for _, picture, _ in stored],
+                measured=[
+                    picture.measured.model_dump(mode="json") if picture.measured else None for _, picture, _ in stored
+                ],
                 post_seqs=[reference.post_seq for reference, _, _ in stored],
                 positions=[reference.position for reference, _, _ in stored],
             )

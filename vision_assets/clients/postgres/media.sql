@@ -23,19 +23,20 @@ WHERE o.tenant_id = :tenant_id AND o.sha256 = :sha256
   AND l.tenant_id = o.tenant_id AND l.s3_key = o.s3_key AND l.bytes IS NOT NULL
 RETURNING o.sha256, o.mime, o.bytes, o.width, o.height, o.frames, o.s3_key;
 
--- name: record_objects(tenant_id, sha256s, mimes, bytes, widths, heights, frames, s3_keys, post_seqs, positions)!
--- Registers pictures; a known one keeps its row, with the earliest reference and the latest use.
+-- name: record_objects(tenant_id, sha256s, mimes, bytes, widths, heights, frames, s3_keys, measured, post_seqs, positions)!
+-- Registers pictures; a known one keeps its row, with the earliest reference, the latest use and the newest figures.
 INSERT INTO media_objects
-    (tenant_id, sha256, mime, bytes, width, height, frames, s3_key, first_post_seq, first_position)
+    (tenant_id, sha256, mime, bytes, width, height, frames, s3_key, measured, first_post_seq, first_position)
 SELECT :tenant_id, sha256, min(mime), min(bytes), min(width), min(height), min(frames), min(s3_key),
-       (min(ARRAY[post_seq, position]))[1], (min(ARRAY[post_seq, position]))[2]
+       (array_agg(measured))[1], (min(ARRAY[post_seq, position]))[1], (min(ARRAY[post_seq, position]))[2]
 FROM unnest(:sha256s::text[], :mimes::text[], :bytes::bigint[], :widths::int[], :heights::int[], :frames::int[],
-            :s3_keys::text[], :post_seqs::bigint[], :positions::bigint[])
-     AS picture (sha256, mime, bytes, width, height, frames, s3_key, post_seq, position)
+            :s3_keys::text[], :measured::jsonb[], :post_seqs::bigint[], :positions::bigint[])
+     AS picture (sha256, mime, bytes, width, height, frames, s3_key, measured, post_seq, position)
 GROUP BY sha256
 ORDER BY sha256
 ON CONFLICT (tenant_id, sha256) DO UPDATE SET
     last_used_at = now(),
+    measured = coalesce(excluded.measured, media_objects.measured),
     (first_post_seq, first_position) = (
         SELECT least_seq, least_position
         FROM (VALUES (media_objects.first_post_seq, media_objects.first_position),

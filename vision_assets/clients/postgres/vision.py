@@ -14,12 +14,13 @@ from vision_assets.clients.postgres.ledger import (
 )
 from vision_assets.clients.postgres.media import record_object_lost, signed
 from vision_assets.core.errors import AnswerRefused, InputRejected, MediaMissing
+from vision_assets.core.measured import VERSION
 from vision_assets.core.neighbours import RADIUS_BITS, Fingerprint, probes
 from vision_assets.core.phash import ALGORITHM
 from vision_assets.core.policy import PolicyMedium, PolicyPost
 from vision_assets.core.reuse import Neighbour
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import SCHEMA_VERSION, ProviderIdentity, VisionProvider, VisionResult
+from vision_assets.core.vision import SCHEMA_VERSION, Measured, ProviderIdentity, VisionProvider, VisionResult
 from vision_assets.core.vision_ledger import Decided, Medium, ToDo
 
 sql = statements("vision")
@@ -62,6 +63,11 @@ def _conditions(todo: ToDo) -> dict[str, Any]:
 
 def _post(found: Mapping[str, Any]) -> PolicyPost:
     return PolicyPost(found["channel_username"], found["text"], tuple(PolicyMedium(**one) for one in found["media"]))
+
+
+def _measured(found: Mapping[str, Any] | None) -> Measured | None:
+    """Read figures that are still up to date."""
+    return Measured.model_validate(found) if found and found["version"] == VERSION else None
 
 
 def fingerprint_of(row: Mapping[str, Any]) -> Fingerprint:
@@ -113,6 +119,7 @@ class PostgresVision:
                     order=(row["first_post_seq"], row["first_position"]),
                     fingerprint=None if row["phash"] is None else fingerprint_of(row),
                     kept=None if row["kept"] is None else VisionResult.from_document(row["kept"]),
+                    measured=_measured(row["measured"]),
                     posts=tuple(map(_post, row["posts"])),
                     seen=row["seen"],
                     attempts=row["attempts"],

@@ -19,7 +19,7 @@ WHERE o.tenant_id = :tenant_id
 -- them, and those posts' pictures; `seen` changes with each reference and each change of a post. Results, decisions and
 -- hashes are looked up row by row along the index of that order, so a page costs what it returns.
 WITH page AS MATERIALIZED (
-    SELECT o.sha256, o.mime, o.s3_key, o.first_post_seq, o.first_position, o.width, o.height
+    SELECT o.sha256, o.mime, o.s3_key, o.first_post_seq, o.first_position, o.width, o.height, o.measured
     FROM media_objects o
     WHERE o.tenant_id = :tenant_id
       AND (o.first_post_seq, o.first_position, o.sha256) > (:after_seq, :after_position, :after_sha256)
