@@ -47,7 +47,7 @@ from vision_assets.core.vision import (
     VisionResult,
     vision_key,
 )
-from vision_assets.core.vision_ledger import Decided, Medium, ToDo, VisionLedger
+from vision_assets.core.vision_ledger import Decided, Medium, Tally, ToDo, VisionLedger
 from vision_assets.core.vision_report import VisionReport
 
 log = structlog.get_logger(__name__)
@@ -104,9 +104,11 @@ class VisionPass:
     _todo: ToDo | None = field(init=False, default=None)
     _under_way: dict[str, asyncio.Task[None]] = field(init=False, default_factory=dict)
     _decided: list[Decided] = field(init=False, default_factory=list)
+    _tallied: Tally = field(init=False)
     _failed_in_succession: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
+        self._tallied = self.report.tally()
         self._calls = asyncio.Semaphore(self.concurrency)
         # While all calls are under way, as many pictures wait for one as are prepared at once: no more in memory.
         self._preparing = asyncio.Semaphore(self.decode_threads)
@@ -151,10 +153,7 @@ class VisionPass:
                 fault = error  # raised inside the group it would cancel calls that are paid for
         if fault is not None:
             raise fault
-        await self._write_decisions(todo)
-        await self.ledger.end_pass(
-            self.tenant_id, todo=todo, verdicts=self.report.decisions, blocks=self.report.deferred
-        )
+        await self._write_progress(todo)
         self.report.estimate = self._paid.estimate if self._paid else None
         return self.report
 
@@ -181,13 +180,16 @@ class VisionPass:
                 if self._failed_in_succession >= GIVE_UP_AFTER:
                     return
                 yield medium
-            await self._write_decisions(todo)
+            await self._write_progress(todo)
 
-    async def _write_decisions(self, todo: ToDo) -> None:
-        """Write what was decided since the last time; of a pass that is killed before, it is decided again."""
+    async def _write_progress(self, todo: ToDo) -> None:
+        """Write what was decided and counted since the last time; a pass that is killed before decides it again."""
         decided, self._decided = self._decided, []
         if decided:
             await self.ledger.record_decisions(self.tenant_id, decided, todo=todo)
+        tally = self.report.tally()
+        await self.ledger.record_progress(self.tenant_id, todo=todo, tally=tally - self._tallied)
+        self._tallied = tally
 
     async def _one(self, medium: Medium) -> None:
         with structlog.contextvars.bound_contextvars(sha256=medium.sha256):
@@ -216,7 +218,7 @@ class VisionPass:
             await self.quota.verify(self.tenant_id, [(medium.s3_key, "media")])
             await self.ledger.record_object_lost(self.tenant_id, medium.sha256, error, stage="vision_results")
         else:
-            self.report.statuses["error"] += 1
+            self.report.count_error(error)
             billed_tokens = error.tokens_used if isinstance(error, AnswerRefused) else 0
             await self.ledger.record_error(
                 self.tenant_id, medium, error, provider=self.provider, cost_microunits=self._cost(billed_tokens)
@@ -245,8 +247,8 @@ class VisionPass:
             async with self._calls:
                 look, began = await self._prepared(medium, self.provider), time.monotonic()
                 analysis = await look()
-                took_seconds = time.monotonic() - began
-            await self._keep_new(medium, analysis, took_seconds=took_seconds)
+                result = self._new(medium, analysis, took_seconds=time.monotonic() - began)
+            await self._put(medium, result, how="new")
         else:
             await self._pay_or_wait(medium, decision, self._paid)
 
@@ -256,7 +258,9 @@ class VisionPass:
                 async with self._preparing:
                     paid.check()
                     look = await self._prepared(medium, self.provider)
-                await self._pay(medium, look, paid)
+                result = await self._pay(medium, look, paid)
+            if result is not None:
+                await self._put(medium, result, how="new")
         except CallDeferred as error:
             await self._deferred(medium, error)
         except ProviderUnavailable as error:
@@ -346,32 +350,34 @@ class VisionPass:
             raise MediaMissing(f"{medium.s3_key} is not in S3 any more; the next run stores it again from its source")
         return await provider.prepare(content, mime=medium.mime, measured=medium.measured)
 
-    async def _pay(self, medium: Medium, look: Look, paid: PaidCalls) -> None:
-        """Have a picture looked at for tokens, unless somebody else does or has done just now."""
+    async def _pay(self, medium: Medium, look: Look, paid: PaidCalls) -> VisionResult | None:
+        """Have a picture looked at for tokens, unless somebody else does or has done just now.
+
+        Returns:
+            The result, which stands in Postgres and is to be put; None: there is nothing left to do.
+        """
         for wait_seconds in (*WAITS_SECONDS, None):
             try:
                 async with self._calls:
-                    await self._pay_under(await paid.hold(medium.sha256), medium, look, paid)
-                return
+                    return await self._pay_under(await paid.hold(medium.sha256), medium, look, paid)
             except CallInFlight as error:
                 if wait_seconds is None:
                     raise CallDeferred("in_flight") from error
             await paid.gate.sleep(wait_seconds)
             if await self._take_from_cache(medium):
-                return
+                break
+        return None
 
-    async def _pay_under(self, hold: Hold, medium: Medium, look: Look, paid: PaidCalls) -> None:
+    async def _pay_under(self, hold: Hold, medium: Medium, look: Look, paid: PaidCalls) -> VisionResult | None:
         # Who held this call before us has settled it after writing what came of it, so that is to be seen now.
         try:
-            done = await self._take_from_cache(medium) or await self.ledger.is_analysed(
-                self.tenant_id, medium.sha256, provider=self.provider
-            )
+            done = await self.ledger.is_analysed(self.tenant_id, medium.sha256, provider=self.provider)
         except BaseException:
             await paid.release(hold)
             raise
         if done:
             await paid.release(hold)
-            return
+            return None
         began = time.monotonic()
         try:
             analysis = await paid.call(hold, look)
@@ -382,19 +388,23 @@ class VisionPass:
                 await self._reject(medium, error)
             finally:
                 await (paid.release(hold) if billed_tokens is None else paid.settle(hold, billed_tokens))
-            return
-        took_seconds = time.monotonic() - began
+            return None
+        result = self._new(medium, analysis, took_seconds=time.monotonic() - began)
         try:
-            await self._keep_new(medium, analysis, took_seconds=took_seconds)
+            # What is paid for is durable before its hold ends; S3 need not be waited for.
+            await self.ledger.record_result(self.tenant_id, result, s3_key=None, s3_bytes=None, reason="put_pending")
+        except TransientError as error:
+            log.warning("vision.not_recorded", error_type=type(error).__name__, outcome="S3 may take it all the same")
         finally:
             await paid.settle(hold, analysis.tokens_used)
+        return result
 
-    async def _keep_new(self, medium: Medium, analysis: Analysis, *, took_seconds: float) -> None:
+    def _new(self, medium: Medium, analysis: Analysis, *, took_seconds: float) -> VisionResult:
         self.report.analyses += 1
         self.report.tokens += analysis.tokens_used
-        analysis = analysis.model_copy(update={"cost_microunits": self._cost(analysis.tokens_used)})
-        took_milliseconds = round(took_seconds * 1000)
-        await self._put(medium, self._result(medium, analysis), how="new", took_milliseconds=took_milliseconds)
+        self.report.call_milliseconds += round(took_seconds * 1000)
+        cost_microunits = self._cost(analysis.tokens_used)
+        return self._result(medium, analysis.model_copy(update={"cost_microunits": cost_microunits}))
 
     def _cost(self, tokens: int) -> int:
         return 0 if self.price is None else self.price.microunits(tokens)
@@ -414,9 +424,7 @@ class VisionPass:
             return False
         if result.provenance.fingerprint != self.provider.fingerprint:
             return False
-        await self.ledger.record_result(
-            self.tenant_id, result, how="cache_hit", s3_key=key, s3_bytes=len(body), reason=None
-        )
+        await self.ledger.record_result(self.tenant_id, result, s3_key=key, s3_bytes=len(body), reason=None)
         self.report.count(medium, result, method="cache_hit")
         return True
 
@@ -465,9 +473,7 @@ class VisionPass:
             analyzed_at=datetime.now(UTC),
         )
 
-    async def _put(
-        self, medium: Medium, result: VisionResult, *, how: str, took_milliseconds: int | None = None
-    ) -> None:
+    async def _put(self, medium: Medium, result: VisionResult, *, how: str) -> None:
         key: str | None = self._key(medium)
         body = result.to_gzip()
         reason, fault = None, None
@@ -486,11 +492,9 @@ class VisionPass:
         await self.ledger.record_result(
             self.tenant_id,
             result,
-            how=how,
             s3_key=key,
             s3_bytes=len(body) if key else None,
             reason=reason,
-            took_milliseconds=took_milliseconds,
         )
         if fault is not None:
             raise fault

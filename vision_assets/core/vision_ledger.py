@@ -3,7 +3,8 @@
 What is not here: the order of the work (`analysis.py`), and the registry itself (`clients/postgres/vision.py`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -79,6 +80,34 @@ class Decided:
     attempts: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What the counters are raised by.
+
+    Attributes:
+        media: Pictures by (status of the result, how it came).
+        decisions: Of the policy, by (verdict, reason).
+        deferred: Calls that were not made, or in vain, by reason.
+        calls: To the provider that brought a result.
+        call_milliseconds: They took, together.
+    """
+
+    media: Counter[tuple[str, str]]
+    decisions: Counter[tuple[str, str]]
+    deferred: Counter[str]
+    calls: int
+    call_milliseconds: int
+
+    def __sub__(self, earlier: "Tally") -> "Tally":
+        return Tally(
+            self.media - earlier.media,
+            self.decisions - earlier.decisions,
+            self.deferred - earlier.deferred,
+            self.calls - earlier.calls,
+            self.call_milliseconds - earlier.call_milliseconds,
+        )
+
+
 class VisionLedger(Protocol):
     """The registry of results."""
 
@@ -103,18 +132,14 @@ class VisionLedger(Protocol):
         tenant_id: TenantId,
         result: VisionResult,
         *,
-        how: str,
         s3_key: str | None,
         s3_bytes: int | None,
         reason: str | None,
-        took_milliseconds: int | None = None,
     ) -> None:
         """Write a result; what was decided about its picture ends.
 
         Args:
-            how: What this pass did for it, for the counters: `new`, `cache_hit` or `near_duplicate`.
             s3_key: None when the quota kept it out of S3; `reason` says so.
-            took_milliseconds: How long the provider looked, for the counters; None: it did not.
         """
         ...
 
@@ -152,13 +177,6 @@ class VisionLedger(Protocol):
         """Write decisions, one a picture, but for those that a further or edited post, or a result, has overtaken."""
         ...
 
-    async def end_pass(
-        self, tenant_id: TenantId, *, todo: ToDo, verdicts: Mapping[tuple[str, str], int], blocks: Mapping[str, int]
-    ) -> None:
-        """Raise the counters of a pass; take back what was decided about another provider than the tenant has now.
-
-        Args:
-            verdicts: Decisions of the policy, by (verdict, reason).
-            blocks: Calls that were not made, or in vain, by reason.
-        """
+    async def record_progress(self, tenant_id: TenantId, *, todo: ToDo, tally: Tally) -> None:
+        """Raise the counters; take back what was decided about another provider than the tenant has now."""
         ...

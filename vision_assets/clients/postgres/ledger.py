@@ -2,11 +2,15 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from vision_assets.clients.postgres import Connection, statements
 from vision_assets.core.tenants import TenantId
 
 sql = statements("ledger")
+
+Counts: TypeAlias = Mapping[tuple[tuple[str, str], ...], int]
+"""Of one counter, by its labels: each (name, value), in the order of the names."""
 
 
 async def record_dead_letters(
@@ -42,14 +46,11 @@ async def record_counts(
     await raise_counter(connection, tenant_id, name, Counter(tuple(sorted(labels.items())) for labels in events))
 
 
-async def raise_counter(
-    connection: Connection, tenant_id: TenantId, name: str, counts: Mapping[tuple[tuple[str, str], ...], int]
-) -> None:
+async def raise_counter(connection: Connection, tenant_id: TenantId, name: str, counts: Counts) -> None:
     """Raise a counter.
 
     Args:
         name: As the exporter shows it.
-        counts: By labels, each (name, value), in the order of the names.
     """
     await sql.count(
         connection,

@@ -6,12 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vision_assets.clients.postgres import Database, statements
-from vision_assets.clients.postgres.ledger import (
-    raise_counter,
-    record_counts,
-    record_dead_letters,
-    resolve_dead_letters,
-)
+from vision_assets.clients.postgres.ledger import Counts, raise_counter, record_dead_letters
 from vision_assets.clients.postgres.media import record_object_lost, signed
 from vision_assets.core.errors import AnswerRefused, InputRejected, MediaMissing
 from vision_assets.core.measured import VERSION
@@ -21,7 +16,7 @@ from vision_assets.core.policy import PolicyMedium, PolicyPost
 from vision_assets.core.reuse import Neighbour
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import SCHEMA_VERSION, Measured, ProviderIdentity, VisionProvider, VisionResult
-from vision_assets.core.vision_ledger import Decided, Medium, ToDo
+from vision_assets.core.vision_ledger import Decided, Medium, Tally, ToDo
 
 sql = statements("vision")
 
@@ -59,6 +54,11 @@ def _conditions(todo: ToDo) -> dict[str, Any]:
         "with_budget": todo.with_budget,
         "budget_reasons": _BUDGET_REASONS,
     }
+
+
+def _pairs(counts: Mapping[tuple[str, str], int], first: str, second: str) -> Counts:
+    """Name the two labels of a counter, which come in the order of their names."""
+    return {tuple(sorted(((first, one), (second, other)))): count for (one, other), count in counts.items()}
 
 
 def _post(found: Mapping[str, Any]) -> PolicyPost:
@@ -164,15 +164,13 @@ class PostgresVision:
         tenant_id: TenantId,
         result: VisionResult,
         *,
-        how: str,
         s3_key: str | None,
         s3_bytes: int | None,
         reason: str | None,
-        took_milliseconds: int | None = None,
     ) -> None:
         """See the Protocol."""
         provenance = result.provenance
-        async with self.database.transaction() as connection:
+        async with self.database.connection() as connection:
             await sql.record_result(
                 connection,
                 tenant_id=tenant_id,
@@ -195,29 +193,12 @@ class PostgresVision:
                 cost_microunits=result.analysis.cost_microunits,
                 analyzed_at=result.analyzed_at,
             )
-            await sql.end_decision(
-                connection,
-                tenant_id=tenant_id,
-                sha256=result.sha256,
-                provider=provenance.provider,
-                model=provenance.model,
-            )
-            await resolve_dead_letters(connection, tenant_id, stage=STAGE, items=[result.sha256])
-            await record_counts(
-                connection, tenant_id, "vision_media_total", [{"result": result.analysis.status, "reason": how}]
-            )
-            if took_milliseconds is not None:
-                labels = (("model", provenance.model), ("provider", provenance.provider))
-                await raise_counter(
-                    connection, tenant_id, "vision_analysis_duration_milliseconds_total", {labels: took_milliseconds}
-                )
-                await raise_counter(connection, tenant_id, "vision_analyses_total", {labels: 1})
 
     async def record_fallback(
         self, tenant_id: TenantId, result: VisionResult, *, provider: VisionProvider, reason: str
     ) -> None:
         """See the Protocol."""
-        async with self.database.transaction() as connection:
+        async with self.database.connection() as connection:
             await sql.record_fallback(
                 connection,
                 tenant_id=tenant_id,
@@ -228,9 +209,6 @@ class PostgresVision:
                 provenance=result.provenance.model_dump(mode="json"),
                 analyzed_at=result.analyzed_at,
                 **identity(provider),
-            )
-            await record_counts(
-                connection, tenant_id, "vision_media_total", [{"result": result.analysis.status, "reason": "fallback"}]
             )
 
     async def record_error(
@@ -268,14 +246,8 @@ class PostgresVision:
                 analyzed_at=datetime.now(UTC),
                 **identity(provider),
             )
-            await sql.end_decision(
-                connection, tenant_id=tenant_id, sha256=medium.sha256, provider=provider.name, model=provider.model
-            )
             await record_dead_letters(
                 connection, tenant_id, [(STAGE, medium.sha256, type(error).__name__, error.reason, str(error))]
-            )
-            await record_counts(
-                connection, tenant_id, "vision_media_total", [{"result": "error", "reason": error.reason}]
             )
 
     async def record_object_lost(self, tenant_id: TenantId, sha256: str, error: MediaMissing, *, stage: str) -> None:
@@ -305,26 +277,22 @@ class PostgresVision:
                 **identity(todo.provider),
             )
 
-    async def end_pass(
-        self, tenant_id: TenantId, *, todo: ToDo, verdicts: Mapping[tuple[str, str], int], blocks: Mapping[str, int]
-    ) -> None:
+    async def record_progress(self, tenant_id: TenantId, *, todo: ToDo, tally: Tally) -> None:
         """See the Protocol."""
+        name, model = todo.provider.name, todo.provider.model
+        of_model = (("model", model), ("provider", name))
+        counters: dict[str, Counts] = {
+            "vision_media_total": _pairs(tally.media, "result", "reason"),
+            "vision_policy_decisions_total": _pairs(tally.decisions, "decision", "reason"),
+            "vision_budget_gate_blocks_total": {(("reason", reason),): n for reason, n in tally.deferred.items()},
+        }
+        if tally.calls:
+            counters["vision_analyses_total"] = {of_model: tally.calls}
+            counters["vision_analysis_duration_milliseconds_total"] = {of_model: tally.call_milliseconds}
         async with self.database.transaction() as connection:
-            await sql.forget_decisions_of_others(
-                connection, tenant_id=tenant_id, provider=todo.provider.name, model=todo.provider.model
-            )
-            await raise_counter(
-                connection,
-                tenant_id,
-                "vision_policy_decisions_total",
-                {(("decision", verdict), ("reason", reason)): count for (verdict, reason), count in verdicts.items()},
-            )
-            await raise_counter(
-                connection,
-                tenant_id,
-                "vision_budget_gate_blocks_total",
-                {(("reason", reason),): count for reason, count in blocks.items()},
-            )
+            await sql.forget_decisions_of_others(connection, tenant_id=tenant_id, provider=name, model=model)
+            for counter, counts in counters.items():
+                await raise_counter(connection, tenant_id, counter, counts)
 
     async def tenants_with_due(self, now: datetime, *, limit: int) -> Mapping[TenantId, datetime]:
         """List active tenants that have deferred pictures whose time has come, with the time of the first.

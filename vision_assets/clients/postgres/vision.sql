@@ -134,11 +134,19 @@ LEFT JOIN vision_results r ON r.tenant_id = :tenant_id AND r.sha256 = e.sha256 A
                           AND r.fingerprint = :fingerprint AND r.method = 'new';
 
 -- name: record_result(tenant_id, sha256, provider, model, schema_version, fingerprint, status, method, reason, error, donor_sha256, distance_bits, result, provenance, s3_key, s3_bytes, tokens_used, cost_microunits, analyzed_at)!
--- Writes a result; the newest one of a key stands. Its picture counts as used; for one that was removed meanwhile nothing
--- is written.
+-- Writes a result, or that there never is one; the newest one of a key stands. Its picture counts as used, what was
+-- decided about it ends, and so does the dead letter of one that went through after all. For a picture that was removed
+-- meanwhile nothing is written.
 WITH used AS (
     UPDATE media_objects SET last_used_at = now() WHERE tenant_id = :tenant_id AND sha256 = :sha256
     RETURNING tenant_id, sha256
+), undecided AS (
+    DELETE FROM vision_decisions
+    WHERE tenant_id = :tenant_id AND sha256 = :sha256 AND provider = :provider AND model = :model
+), resolved AS (
+    UPDATE dead_letters SET resolved_at = now()
+    WHERE tenant_id = :tenant_id AND stage = 'vision_results' AND item = :sha256 AND resolved_at IS NULL
+      AND :status <> 'error'
 )
 INSERT INTO vision_results
     (tenant_id, sha256, provider, model, schema_version, fingerprint, status, method, reason, error, donor_sha256,
@@ -192,11 +200,6 @@ ORDER BY o.sha256
 ON CONFLICT (tenant_id, sha256, provider, model) DO UPDATE SET
     verdict = excluded.verdict, reason = excluded.reason, message = excluded.message, rules = excluded.rules,
     due_at = excluded.due_at, attempts = excluded.attempts, decided_at = now();
-
--- name: end_decision(tenant_id, sha256, provider, model)!
--- Ends what was decided about a picture: it has its result, or never gets one.
-DELETE FROM vision_decisions
-WHERE tenant_id = :tenant_id AND sha256 = :sha256 AND provider = :provider AND model = :model;
 
 -- name: forget_decisions_of_others(tenant_id, provider, model)!
 -- Takes back what was decided about calls to another provider or model than the tenant has now.
