@@ -54,6 +54,7 @@ GOAL_SHARE = 0.9
 MODEL = "GigaChat-2-Max"
 LIMITS = BudgetLimits(tenant={"calls": Allowance(requests=STREAMS)})
 WIDTH, HEIGHT, QUALITY = 1280, 960, 85
+WARM_UP = 10
 SEQUENTIAL_SHARE = STREAMS
 """One in so many pictures: about as many seconds as ours takes for all of them."""
 
@@ -150,6 +151,7 @@ async def run_rounds(stage: Stage, *, pictures: int, rounds: int) -> dict[str, d
     """Let the sides take turns."""
     sides = {"ours": (stage.ours, pictures), "sequential": (stage.sequential, pictures // SEQUENTIAL_SHARE)}
     taken: dict[str, dict[str, list[Figures]]] = {latency: {side: [] for side in sides} for latency in LATENCIES}
+    await stage.sequential(WARM_UP)  # servers that answer for the first time are slower
     for seed in range(rounds):
         for latency, figures in taken.items():
             for name, (side, count) in sides.items():

@@ -61,6 +61,7 @@ MAX_CHARGED_ATTEMPTS = 8
 """Calls about one picture that are charged and bring no answer; then it is given up."""
 
 _UNDER_WAY_PER_CALL = 4
+_PUTS_AT_ONCE = 3
 _FIRST_PAUSE = timedelta(minutes=1)
 _LONGEST_PAUSE = timedelta(hours=6)
 
@@ -100,6 +101,7 @@ class VisionPass:
     _calls: asyncio.Semaphore = field(init=False)
     _preparing: asyncio.Semaphore = field(init=False)
     _ready: asyncio.Semaphore = field(init=False)
+    _putting: asyncio.Semaphore = field(init=False)
     _paid: PaidCalls | None = field(init=False, default=None)
     _todo: ToDo | None = field(init=False, default=None)
     _under_way: dict[str, asyncio.Task[None]] = field(init=False, default_factory=dict)
@@ -113,6 +115,8 @@ class VisionPass:
         # While all calls are under way, as many pictures wait for one as are prepared at once: no more in memory.
         self._preparing = asyncio.Semaphore(self.decode_threads)
         self._ready = asyncio.Semaphore(self.concurrency + self.decode_threads)
+        # Puts have the time of the calls that are under way meanwhile, and do not all come with the answers.
+        self._putting = asyncio.Semaphore(_PUTS_AT_ONCE)
         if self.provider.estimated_tokens:
             if self.gate is None:
                 raise ConfigurationError(
@@ -260,7 +264,8 @@ class VisionPass:
                     look = await self._prepared(medium, self.provider)
                 result = await self._pay(medium, look, paid)
             if result is not None:
-                await self._put(medium, result, how="new")
+                async with self._putting:
+                    await self._put(medium, result, how="new")
         except CallDeferred as error:
             await self._deferred(medium, error)
         except ProviderUnavailable as error:
