@@ -1,6 +1,6 @@
 """How a stored picture gets its result: the exact one in S3, else a near-duplicate's, else the provider's.
 
-What is not here: what counts as the same picture (`neighbours.py`, `reuse.py`), what a result is (`vision.py`), which
+What is not here: what counts as the same picture (`neighbours.py`, `reuse.py`), where results go (`results.py`), which
 pictures are looked at (`policy.py`), and the budget of a provider that costs (`paid_calls.py`).
 """
 
@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Literal
 
 import structlog
 
@@ -25,27 +24,21 @@ from vision_assets.core.errors import (
     MediaMissing,
     PermanentError,
     ProviderUnavailable,
-    QuotaExceeded,
-    StorageBusy,
-    StorageUnavailable,
     TransientError,
 )
 from vision_assets.core.guarded_store import QuotaGuardedStore
-from vision_assets.core.neighbours import distance_bits
 from vision_assets.core.paid_calls import WAITS_SECONDS, PaidCalls
 from vision_assets.core.policy import Decision, VisionPolicy, decide, rules_fingerprint
 from vision_assets.core.price import TokenPrice
+from vision_assets.core.results import Results
 from vision_assets.core.reuse import Neighbour, choose_donor
 from vision_assets.core.storage import ObjectStore
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import (
-    SCHEMA_VERSION,
     Analysis,
     Look,
-    Provenance,
     VisionProvider,
     VisionResult,
-    vision_key,
 )
 from vision_assets.core.vision_ledger import Decided, Medium, Tally, ToDo, VisionLedger
 from vision_assets.core.vision_report import VisionReport
@@ -103,6 +96,7 @@ class VisionPass:
     _ready: asyncio.Semaphore = field(init=False)
     _putting: asyncio.Semaphore = field(init=False)
     _paid: PaidCalls | None = field(init=False, default=None)
+    _results: Results = field(init=False)
     _todo: ToDo | None = field(init=False, default=None)
     _under_way: dict[str, asyncio.Task[None]] = field(init=False, default_factory=dict)
     _decided: list[Decided] = field(init=False, default_factory=list)
@@ -110,6 +104,7 @@ class VisionPass:
     _failed_in_succession: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
+        self._results = Results(self.tenant_id, self.provider, self.store, self.quota, self.ledger, self.report)
         self._tallied = self.report.tally()
         self._calls = asyncio.Semaphore(self.concurrency)
         # While all calls are under way, as many pictures wait for one as are prepared at once: no more in memory.
@@ -230,9 +225,9 @@ class VisionPass:
 
     async def _result_of(self, medium: Medium) -> None:
         if medium.kept is not None:
-            await self._put(medium, medium.kept, how="cache_hit")
+            await self._results.put(medium, medium.kept, how="cache_hit")
             return
-        if await self._take_from_cache(medium):
+        if await self._results.restore(medium):
             return
         donor = choose_donor(medium.fingerprint, await self._neighbours(medium))
         if donor is not None and donor.result is not None:
@@ -252,7 +247,7 @@ class VisionPass:
                 look, began = await self._prepared(medium, self.provider), time.monotonic()
                 analysis = await look()
                 result = self._new(medium, analysis, took_seconds=time.monotonic() - began)
-            await self._put(medium, result, how="new")
+            await self._results.put(medium, result, how="new")
         else:
             await self._pay_or_wait(medium, decision, self._paid)
 
@@ -265,7 +260,7 @@ class VisionPass:
                 result = await self._pay(medium, look, paid)
             if result is not None:
                 async with self._putting:
-                    await self._put(medium, result, how="new")
+                    await self._results.put(medium, result, how="new")
         except CallDeferred as error:
             await self._deferred(medium, error)
         except ProviderUnavailable as error:
@@ -342,7 +337,7 @@ class VisionPass:
         if not medium.has_stopgap:
             async with self._calls:
                 analysis = await (await self._prepared(medium, local))()
-            result = self._result(medium, analysis, provider=local, method="fallback", reason="fallback")
+            result = self._results.make(medium, analysis, provider=local, method="fallback", reason="fallback")
             await self.ledger.record_fallback(self.tenant_id, result, provider=self.provider, reason=decision.reason)
             self.report.count(medium, result, method="fallback")
         self._decided.append(
@@ -369,7 +364,7 @@ class VisionPass:
                 if wait_seconds is None:
                     raise CallDeferred("in_flight") from error
             await paid.gate.sleep(wait_seconds)
-            if await self._take_from_cache(medium):
+            if await self._results.restore(medium):
                 break
         return None
 
@@ -409,29 +404,10 @@ class VisionPass:
         self.report.tokens += analysis.tokens_used
         self.report.call_milliseconds += round(took_seconds * 1000)
         cost_microunits = self._cost(analysis.tokens_used)
-        return self._result(medium, analysis.model_copy(update={"cost_microunits": cost_microunits}))
+        return self._results.make(medium, analysis.model_copy(update={"cost_microunits": cost_microunits}))
 
     def _cost(self, tokens: int) -> int:
         return 0 if self.price is None else self.price.microunits(tokens)
-
-    async def _take_from_cache(self, medium: Medium) -> bool:
-        """Restore the row of a result that lies in S3 already, as after a crash between the put and the row."""
-        key = self._key(medium)
-        body = await self.store.get(key)
-        if body is None:
-            return False
-        try:
-            result = VisionResult.from_gzip(body)
-        except ValueError as error:
-            log.warning(
-                "vision.cache_unreadable", s3_key=key, error_type=type(error).__name__, error=str(error), exc_info=True
-            )
-            return False
-        if result.provenance.fingerprint != self.provider.fingerprint:
-            return False
-        await self.ledger.record_result(self.tenant_id, result, s3_key=key, s3_bytes=len(body), reason=None)
-        self.report.count(medium, result, method="cache_hit")
-        return True
 
     async def _reuse(self, medium: Medium, analysis: Analysis, *, donor: Neighbour) -> None:
         measured = analysis.measurement
@@ -441,75 +417,5 @@ class VisionPass:
         analysis = analysis.model_copy(
             update={"measurement": measured, "tokens_used": 0, "cost_microunits": 0, "file_id": None}
         )
-        result = self._result(medium, analysis, method="near_duplicate", reason="cache_hit", donor=donor)
-        await self._put(medium, result, how="near_duplicate")
-
-    def _result(
-        self,
-        medium: Medium,
-        analysis: Analysis,
-        *,
-        provider: VisionProvider | None = None,
-        method: Literal["new", "near_duplicate", "fallback"] = "new",
-        reason: Literal["new", "cache_hit", "fallback"] = "new",
-        donor: Neighbour | None = None,
-    ) -> VisionResult:
-        """Put an answer under the picture's name.
-
-        Args:
-            provider: Who gave it; None: the provider of this pass.
-        """
-        provider = provider or self.provider
-        own = medium.fingerprint
-        return VisionResult(
-            sha256=medium.sha256,
-            tenant_id=str(self.tenant_id),
-            media_s3_key=medium.s3_key,
-            analysis=analysis,
-            provenance=Provenance(
-                provider=provider.name,
-                model=provider.model,
-                fingerprint=provider.fingerprint,
-                method=method,
-                donor_sha256=donor.sha256 if donor else None,
-                distance_bits=distance_bits(own.phash, donor.fingerprint.phash) if donor and own else None,
-            ),
-            analysis_reason=reason,
-            analyzed_at=datetime.now(UTC),
-        )
-
-    async def _put(self, medium: Medium, result: VisionResult, *, how: str) -> None:
-        key: str | None = self._key(medium)
-        body = result.to_gzip()
-        reason, fault = None, None
-        try:
-            await self.quota.put(
-                self.tenant_id, str(key), body, content_type="vision", mime="application/json", encoding="gzip"
-            )
-            self.report.puts += 1
-            self.report.put_bytes += len(body)
-        except (QuotaExceeded, StorageBusy) as error:
-            # What was paid for is kept in Postgres; each run tries the put again.
-            key, reason = None, error.reason
-            self.report.reasons[reason] += 1
-        except StorageUnavailable as error:
-            key, reason, fault = None, "storage_unavailable", error
-        await self.ledger.record_result(
-            self.tenant_id,
-            result,
-            s3_key=key,
-            s3_bytes=len(body) if key else None,
-            reason=reason,
-        )
-        if fault is not None:
-            raise fault
-        self.report.count(medium, result, method=how)
-
-    def _key(self, medium: Medium) -> str:
-        return vision_key(
-            self.tenant_id,
-            medium.sha256,
-            provider=self.provider.name,
-            model=self.provider.model,
-            schema_version=SCHEMA_VERSION,
-        )
+        result = self._results.make(medium, analysis, method="near_duplicate", reason="cache_hit", donor=donor)
+        await self._results.put(medium, result, how="near_duplicate")
