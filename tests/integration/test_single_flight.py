@@ -269,6 +269,35 @@ async def test_what_was_paid_for_is_kept(bench: Bench) -> None:
     assert len(await bench.world.keys(f"vision/{bench.tenant.id}/")) == 6
 
 
+# Neither Postgres nor UTF-8 can hold them; in JSON they are escaped, and come through.
+UNSTORABLE = "\0bro\ud83dken"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AnswerRefused("parse_failed", f"no answer: {UNSTORABLE}", tokens_used=9, raw_reply=UNSTORABLE),
+        InputRejected("refused_by_provider", UNSTORABLE),
+        ProviderUnavailable(UNSTORABLE),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_whatever_a_provider_says_can_be_kept(bench: Bench, error: Exception) -> None:
+    """No character in a provider's words keeps what became of a call from being written, so it is not made again."""
+
+    async def fail() -> None:
+        raise error
+
+    bench.provider.thinking = fail
+    assert (await bench.analyse()).failures == []
+    assert await bench.count() == 0
+    said = (
+        "SELECT DISTINCT said LIKE '%broken' FROM (SELECT error AS said FROM vision_results "
+        "UNION ALL SELECT message FROM dead_letters UNION ALL SELECT message FROM vision_decisions) AS kept"
+    )
+    assert await bench.rows(said) == [(True,)]
+
+
 async def test_nothing_is_paid_for_without_a_gate(bench: Bench) -> None:
     """A provider whose calls cost is refused where no budget stands before it."""
     with pytest.raises(ConfigurationError, match="no budget"):

@@ -1,14 +1,16 @@
 """What is asked of any model: the fingerprint of all questions together, and what one of them may cost."""
 
-from dataclasses import replace
+import json
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from vision_assets.core import kind, prompts
-from vision_assets.core.asking import MAX_TOKENS, estimated_tokens, fingerprint
+from vision_assets.core.asking import MAX_TOKENS, Ladder, Question, Said, estimated_tokens, fingerprint
+from vision_assets.core.errors import InputRejected
 from vision_assets.core.policy import Prompts
-from vision_assets.core.prompts import Language, Preset
+from vision_assets.core.prompts import Language, Preset, prompt
 from vision_assets.core.provider_pictures import PictureLimits
 
 LIMITS = PictureLimits(mimes=frozenset({"image/jpeg"}), max_bytes=10_000, max_pixels=1000)
@@ -58,3 +60,28 @@ def test_the_estimate_has_room_for_the_longest_question() -> None:
     short, long = (estimated_tokens(Language.RU, one, picture_tokens=100) for one in (GENERAL_ALONE, Prompts()))
     assert 100 + MAX_TOKENS < short < long
     assert estimated_tokens(Language.RU, GENERAL_ALONE, picture_tokens=600) == short + 500
+
+
+ANSWER = json.dumps({"classification": "photo", "is_meme": False, "labels": ["sea"]})
+
+
+@dataclass
+class Model:
+    """Implements `Asker`: it says what it is told to, one answer a question; None: it refuses the question."""
+
+    replies: list[str | None]
+    asked: list[Question] = field(default_factory=list)
+
+    async def ask(self, question: Question) -> Said:
+        """See the Protocol."""
+        self.asked.append(question)
+        if (reply := self.replies.pop(0)) is None:
+            raise InputRejected("refused_by_provider", "400")
+        return Said(reply, "test-1", 10)
+
+
+async def test_a_reply_that_cannot_be_sent_back_is_cleaned_before() -> None:
+    """What is put to the model once more is text that every protocol can carry."""
+    model = Model(["no \0answer\ud83d", ANSWER])
+    assert (await Ladder("test").answer(model, prompt(Preset.GENERAL, Language.EN), Language.EN)).tokens == 20
+    assert "no answer" in model.asked[1].user.encode().decode()

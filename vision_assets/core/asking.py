@@ -25,6 +25,7 @@ from vision_assets.core.policy import Prompts, prompt_fingerprint
 from vision_assets.core.prompts import Language, Prompt, prompt, repair_prompt
 from vision_assets.core.provider_pictures import PictureLimits
 from vision_assets.core.replies import SCHEMA, Reply, read_reply
+from vision_assets.core.storable_text import storable
 
 log = structlog.get_logger(__name__)
 
@@ -199,7 +200,7 @@ class _Talk:
         return said
 
     async def _repair(self, raw: str | Mapping[str, Any], error: ReplyUnusable) -> Said:
-        text = repair_prompt(raw, error, self.language)
+        text = storable(repair_prompt(raw, error, self.language))
         form = self.ladder.forms[0]
         return await self.ask(Question(self.asked.system, text, form, MAX_TOKENS * _LONGER, with_picture=False))
 

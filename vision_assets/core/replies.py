@@ -23,6 +23,7 @@ from pydantic import (
 
 from vision_assets.core.errors import ReplyUnusable
 from vision_assets.core.json_answers import ParseMethod, find_answer, without_thinking
+from vision_assets.core.storable_text import storable
 from vision_assets.core.vision import Analysis, Classification, Kind, Measurement, Ocr
 
 MAX_REPLY_BYTES = 20_000
@@ -59,10 +60,7 @@ _REQUIRED: tuple[str, ...] = tuple(SCHEMA["required"])
 
 
 def _text(value: object) -> object:
-    # Neither Postgres nor UTF-8 can hold these. Escaped in JSON they come through any parser.
-    if isinstance(value, str):
-        return value.replace("\0", "").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore").strip()
-    return value
+    return storable(value).strip() if isinstance(value, str) else value
 
 
 def _kind(value: object) -> Kind:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from vision_assets.clients.postgres import Connection, statements
+from vision_assets.core.storable_text import storable
 from vision_assets.core.tenants import TenantId
 
 sql = statements("ledger")
@@ -23,7 +24,8 @@ async def record_dead_letters(
     """
     fields = ("stage", "item", "error_class", "reason", "message")
     await sql.record_dead_letters(
-        connection, [{"tenant_id": tenant_id, **dict(zip(fields, letter, strict=True))} for letter in letters]
+        connection,
+        [{"tenant_id": tenant_id, **dict(zip(fields, map(storable, letter), strict=True))} for letter in letters],
     )
 
 

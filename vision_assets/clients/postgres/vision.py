@@ -14,6 +14,7 @@ from vision_assets.core.neighbours import RADIUS_BITS, Fingerprint, probes
 from vision_assets.core.phash import ALGORITHM
 from vision_assets.core.policy import PolicyMedium, PolicyPost
 from vision_assets.core.reuse import Neighbour
+from vision_assets.core.storable_text import storable
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import SCHEMA_VERSION, Measured, ProviderIdentity, VisionProvider, VisionResult
 from vision_assets.core.vision_ledger import Decided, Medium, Tally, ToDo
@@ -225,7 +226,7 @@ class PostgresVision:
         if isinstance(error, AnswerRefused):
             tokens_used = error.tokens_used
             if error.raw_reply is not None:
-                provenance["raw_reply"] = error.raw_reply[:RAW_REPLY_CHARACTERS]
+                provenance["raw_reply"] = storable(error.raw_reply[:RAW_REPLY_CHARACTERS])
         async with self.database.transaction() as connection:
             await sql.record_result(
                 connection,
@@ -234,7 +235,7 @@ class PostgresVision:
                 status="error",
                 method="new",
                 reason=error.reason,
-                error=str(error),
+                error=storable(str(error)),
                 donor_sha256=None,
                 distance_bits=None,
                 result=None,
@@ -270,7 +271,7 @@ class PostgresVision:
                 sha256s=[one.medium.sha256 for one in decided],
                 verdicts=[one.verdict for one in decided],
                 reasons=[one.reason for one in decided],
-                messages=[one.message for one in decided],
+                messages=[storable(one.message) for one in decided],
                 due_at=[one.due_at for one in decided],
                 attempts=[one.attempts for one in decided],
                 seen=[one.medium.seen for one in decided],
