@@ -80,6 +80,17 @@ class Model:
         return Said(reply, "test-1", 10)
 
 
+async def test_a_picture_that_no_form_helps_changes_nothing_for_the_next() -> None:
+    """A first picture that is refused in every form says nothing of the forms: the next one is asked by schema."""
+    ladder, asked = Ladder("test"), prompt(Preset.GENERAL, Language.EN)
+    bad, good = Model([None, None, None]), Model([ANSWER])
+    with pytest.raises(InputRejected):
+        await ladder.answer(bad, asked, Language.EN)
+    assert [question.form for question in bad.asked] == ["schema", "function", "words"]
+    await ladder.answer(good, asked, Language.EN)
+    assert [question.form for question in good.asked] == ["schema"]
+
+
 async def test_a_reply_that_cannot_be_sent_back_is_cleaned_before() -> None:
     """What is put to the model once more is text that every protocol can carry."""
     model = Model(["no \0answer\ud83d", ANSWER])

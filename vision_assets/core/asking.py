@@ -149,7 +149,10 @@ class Ladder:
                 raise
             except InputRejected as error:
                 if form == self.forms[0]:  # else another picture has found out meanwhile
-                    if self._settled or len(self.forms) == 1 or error.reason == "too_large_for_provider":
+                    if self._settled or error.reason == "too_large_for_provider":
+                        raise
+                    if len(self.forms) == 1:
+                        self.forms = list(_FORMS)  # it was the picture, and tells nothing of the forms
                         raise
                     log.warning("vision.form_refused", provider=self.name, form=form)
                     self.forms = self.forms[1:]
