@@ -6,7 +6,7 @@ What is not here: the gate by itself (`test_budget_defects.py`).
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -296,6 +296,23 @@ async def test_whatever_a_provider_says_can_be_kept(bench: Bench, error: Excepti
         "UNION ALL SELECT message FROM dead_letters UNION ALL SELECT message FROM vision_decisions) AS kept"
     )
     assert await bench.rows(said) == [(True,)]
+
+
+async def test_nothing_is_due_of_a_picture_that_is_done(bench: Bench) -> None:
+    """With a prompt that is changed and changed back, what was deferred meanwhile is due no more."""
+    await bench.analyse()
+
+    async def fail() -> None:
+        raise ProviderUnavailable("no answer in time")
+
+    bench.provider.fingerprint, bench.provider.thinking = "prompt-2", fail
+    assert (await bench.analyse()).deferred == {"provider_failed": 6}
+    await bench.wait_until_due()
+    registry = PostgresVision(bench.world.database)
+    assert list(await registry.tenants_with_due(datetime.now(UTC), limit=9)) == [bench.tenant.id]
+    bench.provider.fingerprint = "prompt-1"
+    assert (await bench.analyse()).analyses == 0
+    assert await registry.tenants_with_due(datetime.now(UTC), limit=9) == {}
 
 
 async def test_nothing_is_paid_for_without_a_gate(bench: Bench) -> None:

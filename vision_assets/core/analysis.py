@@ -153,6 +153,7 @@ class VisionPass:
         if fault is not None:
             raise fault
         await self._write_progress(todo)
+        await self.ledger.forget_decisions(self.tenant_id, todo=todo)
         self.report.estimate = self._paid.estimate if self._paid else None
         return self.report
 

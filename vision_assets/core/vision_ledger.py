@@ -178,5 +178,9 @@ class VisionLedger(Protocol):
         ...
 
     async def record_progress(self, tenant_id: TenantId, *, todo: ToDo, tally: Tally) -> None:
-        """Raise the counters; take back what was decided about another provider than the tenant has now."""
+        """Raise the counters."""
+        ...
+
+    async def forget_decisions(self, tenant_id: TenantId, *, todo: ToDo) -> None:
+        """Take back what is about another provider than the tenant has now, or due though its picture is done."""
         ...

@@ -291,9 +291,13 @@ class PostgresVision:
             counters["vision_analyses_total"] = {of_model: tally.calls}
             counters["vision_analysis_duration_milliseconds_total"] = {of_model: tally.call_milliseconds}
         async with self.database.transaction() as connection:
-            await sql.forget_decisions_of_others(connection, tenant_id=tenant_id, provider=name, model=model)
             for counter, counts in counters.items():
                 await raise_counter(connection, tenant_id, counter, counts)
+
+    async def forget_decisions(self, tenant_id: TenantId, *, todo: ToDo) -> None:
+        """See the Protocol."""
+        async with self.database.connection() as connection:
+            await sql.forget_decisions(connection, tenant_id=tenant_id, now=todo.now, **identity(todo.provider))
 
     async def tenants_with_due(self, now: datetime, *, limit: int) -> Mapping[TenantId, datetime]:
         """List active tenants that have deferred pictures whose time has come, with the time of the first.

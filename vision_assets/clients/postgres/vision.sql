@@ -90,8 +90,8 @@ ORDER BY o.first_post_seq, o.first_position, o.sha256;
 
 -- name: earlier_neighbours(tenant_id, chunk0, chunk1, chunk2, chunk3, algorithm, provider, model, schema_version, fingerprint, phash, radius_bits, before_seq, before_position, before_sha256, row_limit)
 -- Pictures of one tenant whose hash is within the radius, that appeared earlier, and that have a result of their own or
--- none yet (a text read for want of a budget is none): nearest first. The tenant leads every index used. A planner cannot guess how few bit_count() leaves, so each
--- further table is looked up row by row.
+-- none yet (a text read for want of a budget is none): nearest first. The tenant leads every index used. A planner cannot
+-- guess how few bit_count() leaves, so each further table is looked up row by row.
 WITH candidates AS (
     SELECT sha256, phash FROM phash_index
     WHERE tenant_id = :tenant_id AND flags = '{}' AND ((phash >> 0) & 65535) = ANY(:chunk0::bigint[])
@@ -201,9 +201,16 @@ ON CONFLICT (tenant_id, sha256, provider, model) DO UPDATE SET
     verdict = excluded.verdict, reason = excluded.reason, message = excluded.message, rules = excluded.rules,
     due_at = excluded.due_at, attempts = excluded.attempts, decided_at = now();
 
--- name: forget_decisions_of_others(tenant_id, provider, model)!
--- Takes back what was decided about calls to another provider or model than the tenant has now.
-DELETE FROM vision_decisions WHERE tenant_id = :tenant_id AND (provider, model) <> (:provider, :model);
+-- name: forget_decisions(tenant_id, provider, model, schema_version, fingerprint, now)!
+-- Takes back what was decided about calls to another provider or model than the tenant has now, and what is due although
+-- its picture has a result, as when a prompt is changed and changed back. Reads all decisions of the tenant: once a pass.
+DELETE FROM vision_decisions d
+WHERE d.tenant_id = :tenant_id
+  AND ((d.provider, d.model) <> (:provider, :model)
+    OR d.due_at <= :now AND EXISTS (
+        SELECT FROM vision_results r
+        WHERE r.tenant_id = :tenant_id AND r.sha256 = d.sha256 AND r.provider = :provider AND r.model = :model
+          AND r.schema_version = :schema_version AND r.fingerprint = :fingerprint AND r.method <> 'fallback'));
 
 -- name: tenants_with_due(now, row_limit)
 -- Active tenants that have pictures which were deferred and whose time has come, with the time of the first; those that
