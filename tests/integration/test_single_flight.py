@@ -24,12 +24,13 @@ from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.errors import (
     AnswerRefused,
     ConfigurationError,
+    DatabaseConflict,
     InputRejected,
     ProviderUnavailable,
     StorageUnavailable,
 )
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import VisionProvider
+from vision_assets.core.vision import VisionProvider, VisionResult
 from vision_assets.core.vision_ledger import Medium
 from vision_assets.core.vision_report import VisionReport
 
@@ -267,6 +268,47 @@ async def test_what_was_paid_for_is_kept(bench: Bench) -> None:
     assert (report.methods, report.failures) == ({"cache_hit": 6}, [])
     assert bench.provider.calls == calls
     assert len(await bench.world.keys(f"vision/{bench.tenant.id}/")) == 6
+
+
+async def test_what_cannot_be_recorded_is_not_paid_for_again(bench: Bench) -> None:
+    """When Postgres gives way, the hold lasts until the answer lies in S3, where other workers find it."""
+
+    class GivesWay(PostgresVision):
+        """Records no result that is not put yet."""
+
+        async def record_result(
+            self,
+            tenant_id: TenantId,
+            result: VisionResult,
+            *,
+            s3_key: str | None,
+            s3_bytes: int | None,
+            reason: str | None,
+        ) -> None:
+            """Fail, or write."""
+            if s3_key is None:
+                raise DatabaseConflict("deadlock detected")
+            await PostgresVision.record_result(self, tenant_id, result, s3_key=s3_key, s3_bytes=s3_bytes, reason=reason)
+
+    class SlowForResults(BrokenForResults):
+        """A bucket that takes its time."""
+
+        async def put(self, key: str, body: bytes, *, mime: str, encoding: str | None = None) -> None:
+            """Put late."""
+            await asyncio.sleep(0.2)
+            await self._bucket.put(key, body, mime=mime, encoding=encoding)
+
+    workers = [await bench.worlds() for _ in range(2)]
+    reports = await asyncio.gather(
+        *(
+            bench.analyse(world=world, ledger=GivesWay(world.database), store=SlowForResults(world.bucket))
+            for world in workers
+        )
+    )
+    assert sorted(bench.provider.calls) == sorted(bench.sha256s)
+    assert not any(report.failures or report.deferred for report in reports)
+    window = await bench.day()
+    assert (window.used_tokens, window.used_requests, window.held_tokens) == (6 * 700, 6, 0)
 
 
 # Neither Postgres nor UTF-8 can hold them; in JSON they are escaped, and come through.

@@ -395,7 +395,11 @@ class VisionPass:
             # What is paid for is durable before its hold ends; S3 need not be waited for.
             await self.ledger.record_result(self.tenant_id, result, s3_key=None, s3_bytes=None, reason="put_pending")
         except TransientError as error:
-            log.warning("vision.not_recorded", error_type=type(error).__name__, outcome="S3 may take it all the same")
+            log.warning("vision.not_recorded", error_type=type(error).__name__, outcome="put before its hold ends")
+            # Nobody else can see it before it lies in S3, and would pay for it again.
+            async with self._putting:
+                await self._put(medium, result, how="new")
+            return None
         finally:
             await paid.settle(hold, analysis.tokens_used)
         return result
