@@ -398,7 +398,7 @@ class VisionPass:
             log.warning("vision.not_recorded", error_type=type(error).__name__, outcome="put before its hold ends")
             # Nobody else can see it before it lies in S3, and would pay for it again.
             async with self._putting:
-                await self._put(medium, result, how="new")
+                await self._results.put(medium, result, how="new")
             return None
         finally:
             await paid.settle(hold, analysis.tokens_used)
