@@ -11,6 +11,7 @@ import pytest
 from tests.pictures import photo
 from tests.world import World, open_world
 from vision_assets.core.tenants import Tenant
+from vision_assets.defs.jobs import TENANT_PIPELINE
 from vision_assets.defs.partitions import TENANTS
 from vision_assets.defs.sensors import deferred_pictures
 from vision_assets.resources import PostgresResource
@@ -55,6 +56,11 @@ def instance(tenants: dict[str, Tenant]) -> Iterator[dg.DagsterInstance]:
         yield ephemeral
 
 
+@dg.job(name=TENANT_PIPELINE)
+def job_def() -> None:
+    """Stands for the pipeline: a run of that name."""
+
+
 def tick(instance: dg.DagsterInstance, database_url: str) -> list[dg.RunRequest] | dg.SkipReason:
     """Let the sensor look once."""
     with dg.build_sensor_context(
@@ -75,6 +81,17 @@ def test_runs_for_tenants_whose_pictures_are_due(
     again = tick(instance, database)
     assert isinstance(again, list)
     assert [request.run_key for request in again] == [request.run_key for request in found]
+
+
+def test_a_tenant_whose_run_waits_or_works_gets_no_further_one(
+    instance: dg.DagsterInstance, tenants: dict[str, Tenant], database: str
+) -> None:
+    """As long as the run that was asked for has not ended, none is asked for."""
+    tags = {"dagster/partition": str(tenants["due"].id)}
+    run = instance.create_run_for_job(job_def, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    assert isinstance(tick(instance, database), dg.SkipReason)
+    instance.report_run_failed(run)
+    assert isinstance(tick(instance, database), list)
 
 
 def test_a_read_that_fails_starts_nothing(instance: dg.DagsterInstance) -> None:

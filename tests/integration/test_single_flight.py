@@ -80,6 +80,8 @@ async def test_a_dead_workers_call_is_made_again(bench: Bench) -> None:
     report = await bench.analyse()
     assert bench.sha256s[0] not in bench.provider.calls
     assert report.deferred == {"in_flight": 1}
+    waiting = "SELECT reason, due_at > now() + interval '5 minutes' FROM vision_decisions"
+    assert await bench.rows(waiting) == [("in_flight", True)], "a run is started then, should there be none before"
     await bench.world.database.pool.execute("UPDATE budget_holds SET expires_at = now()")
     report = await bench.analyse()
     assert bench.provider.calls.count(bench.sha256s[0]) == 1

@@ -22,7 +22,7 @@ from vision_assets.core.errors import (
     ProviderBudgetGone,
     ProviderUnavailable,
 )
-from vision_assets.core.paid_calls import WAITS_SECONDS, PaidCalls
+from vision_assets.core.paid_calls import REFUSALS_IN_SUCCESSION, REFUSED, WAITS_SECONDS, PaidCalls
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import Analysis
 
@@ -187,6 +187,31 @@ async def test_a_provider_that_answers_nobody_is_asked_once(error: Exception) ->
         await setting.calls.hold("another")
     window = await setting.day()
     assert (window.used_tokens, window.held_tokens, len(setting.provider.calls)) == (0, 0, 1)
+
+
+async def test_a_provider_that_refuses_one_picture_after_the_other_is_set_up_wrongly() -> None:
+    """Single refusals are the pictures' own; many without an answer between them end the calls, and cost nothing."""
+    setting = Setting()
+
+    async def refuse() -> None:
+        raise InputRejected(REFUSED, "this model takes no pictures")
+
+    setting.provider.thinking = refuse
+    for _ in range(REFUSALS_IN_SUCCESSION - 1):
+        with pytest.raises(InputRejected):
+            await setting.call()
+    setting.provider.thinking = at_once
+    await setting.call()
+    setting.provider.thinking = refuse
+    for _ in range(REFUSALS_IN_SUCCESSION - 1):
+        with pytest.raises(InputRejected):
+            await setting.call()
+    with pytest.raises(ConfigurationError, match="check the model"):
+        await setting.call()
+    with pytest.raises(CallDeferred, match="provider_refuses"):
+        await setting.calls.hold("another")
+    window = await setting.day()
+    assert (window.used_tokens, window.held_tokens) == (700, 0)
 
 
 @pytest.mark.parametrize(("sent", "charged"), [(False, 300), (True, 300 + 1792)])

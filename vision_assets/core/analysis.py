@@ -55,6 +55,7 @@ MAX_CHARGED_ATTEMPTS = 8
 
 _UNDER_WAY_PER_CALL = 4
 _PUTS_AT_ONCE = 3
+_SOON = timedelta(minutes=6)  # a hold's life, and a little
 _FIRST_PAUSE = timedelta(minutes=1)
 _LONGEST_PAUSE = timedelta(hours=6)
 
@@ -125,7 +126,7 @@ class VisionPass:
 
     async def count(self) -> int:
         """Count the pictures that are to do, for the progress."""
-        return await self.ledger.count_unanalysed(self.tenant_id, await self._begin())
+        return await self.ledger.count_unanalysed(self.tenant_id, await self.begin())
 
     async def analyse_media(self) -> VisionReport:
         """Give every picture that is to do a result of this provider, or decide why it gets none.
@@ -137,7 +138,7 @@ class VisionPass:
         Raises:
             DatabaseUnavailable, DatabaseConflict: Transient; calls under way have ended before.
         """
-        todo = await self._begin()
+        todo = await self.begin()
         room = asyncio.Semaphore(self.concurrency * _UNDER_WAY_PER_CALL)
         fault: TransientError | None = None
         async with asyncio.TaskGroup() as group:
@@ -161,7 +162,7 @@ class VisionPass:
         del self._under_way[sha256]
         room.release()
 
-    async def _begin(self) -> ToDo:
+    async def begin(self) -> ToDo:
         """Ask the budget, once a pass, and tell what is to do."""
         if self._todo is None:
             self._todo = ToDo(
@@ -300,7 +301,11 @@ class VisionPass:
         """Let a picture wait, or read its text meanwhile if the budget is exhausted and the policy says so."""
         self.report.deferred[error.reason] += 1
         if error.until is None:
-            return  # the next run may try again
+            due_at = datetime.now(UTC) + _SOON
+            self._decided.append(
+                Decided(medium, "defer", error.reason, str(error), due_at=due_at, attempts=medium.attempts)
+            )
+            return
         decision = self._decide(medium, quota_exhausted=True)
         if decision.verdict == "ocr_only" and self.local is not None:
             await self._read_text(medium, decision, self.local, until=error.until)

@@ -31,6 +31,11 @@ log = structlog.get_logger(__name__)
 WAITS_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Between two attempts at a call that somebody else makes, or for which no slot is free. Then it is deferred."""
 
+REFUSED = "refused_by_provider"
+
+REFUSALS_IN_SUCCESSION = 10
+"""Without an answer between them: it is not for the pictures."""
+
 _VERDICT_HOLDS = timedelta(seconds=30)
 
 
@@ -74,6 +79,7 @@ class PaidCalls:
     estimate: TokenEstimate | None = None
     _closed: _Closed | None = None
     _granted: int = 0
+    _refused: int = 0
 
     async def begin(self) -> bool:
         """Ask once before the pass: without room or ledger, no call is tried for a while, and what is free goes on.
@@ -164,7 +170,8 @@ class PaidCalls:
 
         Raises:
             InputRejected: This picture can never be analysed; of its kinds, only AnswerRefused was billed.
-            ConfigurationError, ProviderBudgetGone: No picture will be, as things are: further calls are deferred.
+            ConfigurationError, ProviderBudgetGone: No picture will be, as things are: further calls are deferred. The
+                former also when one picture after the other is refused.
             ProviderUnavailable: Transient.
         """
         remaining = hold.expires_at - self.gate.hold_life / 2 - self.gate.clock()
@@ -173,9 +180,17 @@ class PaidCalls:
             raise ProviderUnavailable(f"No time is left to ask {self.provider.name}", sent=False)
         try:
             async with asyncio.timeout(remaining.total_seconds()):
-                return await look()
-        except InputRejected:
-            raise
+                analysis = await look()
+        except InputRejected as error:
+            self._refused = self._refused + 1 if error.reason == REFUSED else 0
+            if self._refused < REFUSALS_IN_SUCCESSION:
+                raise
+            self._close("provider_refuses", lasting=self.gate.hold_life, error_type=type(error).__name__)
+            await self.release(hold)
+            raise ConfigurationError(
+                f"{self.provider.name} {self.provider.model} refused {self._refused} pictures in succession, so it may "
+                f"not see pictures at all, or not be asked in this way: check the model. The last refusal: {error}"
+            ) from error
         except (ConfigurationError, ProviderBudgetGone) as error:
             # No other picture will fare better, so one such error is enough.
             self._close("provider_refuses", lasting=self.gate.hold_life, error_type=type(error).__name__)
@@ -197,6 +212,8 @@ class PaidCalls:
             if isinstance(error, TimeoutError):
                 raise ProviderUnavailable(f"{self.provider.name} did not answer in time") from error
             raise
+        self._refused = 0
+        return analysis
 
     async def settle(self, hold: Hold, actual_tokens: int) -> None:
         """Charge what was billed. A ledger that cannot be reached charges the estimate when the hold expires."""

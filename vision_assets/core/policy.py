@@ -55,6 +55,9 @@ VERDICTS: Mapping[Reason, Verdict] = {
 }
 """What each rule says, in the order in which they are asked."""
 
+RULES_VERSION = 1
+"""Raise it when the same policy decides otherwise, or languages are told otherwise: all is decided anew then."""
+
 _GENEROSITY: tuple[Verdict, ...] = ("skip", "defer", "ocr_only", "analyse")
 _MIME = re.compile(r"[a-z]+/[a-z0-9][a-z0-9.+-]*")
 _USERNAME = re.compile(r"[a-z][a-z0-9_]{3,31}")
@@ -341,7 +344,7 @@ def rules_fingerprint(policy: VisionPolicy, *, calls_cost: bool) -> str:
         calls_cost: As for `decide`.
     """
     rules = policy.model_dump(mode="json", exclude={"provider", "model", "description_language", "prompts"})
-    canonical = json.dumps([_sorted(rules), calls_cost], sort_keys=True)
+    canonical = json.dumps([RULES_VERSION, _sorted(rules), calls_cost], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 

@@ -93,6 +93,7 @@ class Quoting:
         has_local: There is a local provider where the policy asks for no more than the text.
         concurrency: Of the pass: calls to the provider at once.
         price: Of the provider's tokens; None: not known.
+        with_budget: False: what waits for the budget is left out, as a pass without budget does.
         on_progress: Called with the number of pictures done since the last call.
     """
 
@@ -104,6 +105,7 @@ class Quoting:
     has_local: bool = False
     concurrency: int = 2
     price: TokenPrice | None = None
+    with_budget: bool = True
     on_progress: Callable[[int], None] = lambda _: None
     # What will have a result of its own and is awaited by a later picture: that is all that must be kept of a page.
     _donors: set[bytes] = field(init=False, default_factory=set)
@@ -146,7 +148,7 @@ class Quoting:
         return ToDo(
             provider=self.provider,
             rules=rules_fingerprint(self.policy, calls_cost=self._calls_cost),
-            with_budget=True,
+            with_budget=self.with_budget,
             now=datetime.now(UTC),
         )
 

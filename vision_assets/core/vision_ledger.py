@@ -16,6 +16,16 @@ from vision_assets.core.reuse import Neighbour
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import Measured, ProviderIdentity, VisionProvider, VisionResult
 
+SOON_REASONS = (
+    "rate_limited",
+    "in_flight",
+    "ledger_busy",
+    "ledger_unavailable",
+    "provider_busy",
+    "provider_refuses",
+)
+"""Of deferrals that keep no run from trying again; a run is started when they are due, should there be none before."""
+
 
 @dataclass(frozen=True, slots=True)
 class ToDo:

@@ -8,7 +8,7 @@ import dagster as dg
 
 from vision_assets.core.errors import VisionAssetsError
 from vision_assets.core.tenants import TenantId
-from vision_assets.defs.jobs import tenant_pipeline
+from vision_assets.defs.jobs import TENANT_PIPELINE, tenant_pipeline
 from vision_assets.defs.partitions import TENANTS
 from vision_assets.resources import PostgresResource
 
@@ -34,6 +34,8 @@ def tenant_partitions(
 
 
 TENANTS_A_TICK = 100
+PARTITION = "dagster/partition"
+UNDER_WAY = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
 
 @dg.sensor(job=tenant_pipeline, minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
@@ -51,11 +53,13 @@ def deferred_pictures(
         found = asyncio.run(due())
     except VisionAssetsError as error:
         return dg.SkipReason(f"What is due could not be read: {error}")
-    known = set(context.instance.get_dynamic_partitions(str(TENANTS.name)))
+    free = set(context.instance.get_dynamic_partitions(str(TENANTS.name)))
+    under_way = dg.RunsFilter(job_name=TENANT_PIPELINE, statuses=UNDER_WAY)
+    free -= {run.tags.get(PARTITION, "") for run in context.instance.get_runs(under_way)}
     requests = [
-        # A run that leaves them due, because it fails, is followed by another one in the next hour.
+        # A run that leaves them due, because it fails, is followed by another one in the next hour at the latest.
         dg.RunRequest(run_key=f"{tenant_id}/{due_at:%Y%m%dT%H%M%S.%f}/{now:%Y%m%dT%H}", partition_key=str(tenant_id))
         for tenant_id, due_at in found.items()
-        if str(tenant_id) in known
+        if str(tenant_id) in free
     ]
-    return requests or dg.SkipReason("No deferred picture is due.")
+    return requests or dg.SkipReason("No deferred picture is due, or its run is under way.")

@@ -125,6 +125,7 @@ async def _quote_of(one_pass: VisionPass, ledgers: Ledgers) -> Quote | None:
         has_local=one_pass.local is not None,
         concurrency=one_pass.concurrency,
         price=one_pass.price,
+        with_budget=(await one_pass.begin()).with_budget,
     )
     try:
         quote = await quoting.quote()

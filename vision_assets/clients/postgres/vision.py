@@ -17,7 +17,7 @@ from vision_assets.core.reuse import Neighbour
 from vision_assets.core.storable_text import storable
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import SCHEMA_VERSION, Measured, ProviderIdentity, VisionProvider, VisionResult
-from vision_assets.core.vision_ledger import Decided, Medium, Tally, ToDo
+from vision_assets.core.vision_ledger import SOON_REASONS, Decided, Medium, Tally, ToDo
 
 sql = statements("vision")
 
@@ -52,8 +52,7 @@ def _conditions(todo: ToDo) -> dict[str, Any]:
     return identity(todo.provider) | {
         "rules": todo.rules,
         "now": todo.now,
-        "with_budget": todo.with_budget,
-        "budget_reasons": _BUDGET_REASONS,
+        "open_reasons": (*SOON_REASONS, *(_BUDGET_REASONS if todo.with_budget else ())),
     }
 
 

@@ -1,4 +1,4 @@
--- name: count_unanalysed(tenant_id, provider, model, schema_version, fingerprint, rules, now, with_budget, budget_reasons)$
+-- name: count_unanalysed(tenant_id, provider, model, schema_version, fingerprint, rules, now, open_reasons)$
 -- Pictures of one tenant that are to do, by the conditions of `unanalysed`.
 SELECT count(*) FROM media_objects o
 WHERE o.tenant_id = :tenant_id
@@ -10,10 +10,9 @@ WHERE o.tenant_id = :tenant_id
   AND NOT EXISTS (
     SELECT FROM vision_decisions d
     WHERE d.tenant_id = o.tenant_id AND d.sha256 = o.sha256 AND d.provider = :provider AND d.model = :model
-      AND d.rules = :rules AND (d.due_at IS NULL OR d.due_at > :now)
-      AND NOT (:with_budget AND d.reason = ANY(:budget_reasons::text[])));
+      AND d.rules = :rules AND (d.due_at IS NULL OR d.due_at > :now) AND d.reason <> ALL(:open_reasons::text[]));
 
--- name: unanalysed(tenant_id, algorithm, provider, model, schema_version, fingerprint, rules, now, with_budget, budget_reasons, after_seq, after_position, after_sha256, row_limit, post_limit, text_characters)
+-- name: unanalysed(tenant_id, algorithm, provider, model, schema_version, fingerprint, rules, now, open_reasons, after_seq, after_position, after_sha256, row_limit, post_limit, text_characters)
 -- Pictures of one tenant without a result of this provider at this fingerprint in S3, where the clean-up has not
 -- removed it on purpose and no decision under these rules stands, by first appearance; with the newest posts that show
 -- them, and those posts' pictures; `seen` changes with each reference and each change of a post. Results, decisions and
@@ -31,8 +30,7 @@ WITH page AS MATERIALIZED (
       AND NOT EXISTS (
         SELECT FROM vision_decisions d
         WHERE d.tenant_id = o.tenant_id AND d.sha256 = o.sha256 AND d.provider = :provider AND d.model = :model
-          AND d.rules = :rules AND (d.due_at IS NULL OR d.due_at > :now)
-          AND NOT (:with_budget AND d.reason = ANY(:budget_reasons::text[])))
+          AND d.rules = :rules AND (d.due_at IS NULL OR d.due_at > :now) AND d.reason <> ALL(:open_reasons::text[]))
     ORDER BY o.first_post_seq, o.first_position, o.sha256
     LIMIT :row_limit
 )
@@ -164,7 +162,8 @@ ON CONFLICT (tenant_id, sha256, provider, model, schema_version) DO UPDATE SET
     cost_microunits = excluded.cost_microunits, analyzed_at = excluded.analyzed_at;
 
 -- name: record_fallback(tenant_id, sha256, provider, model, schema_version, fingerprint, status, reason, result, provenance, analyzed_at)!
--- Writes what is known of a picture for want of the provider's answer. No answer of the provider is ever overwritten.
+-- Writes what is known of a picture for want of the provider's answer. No answer of the provider is ever overwritten, and
+-- no refusal of the present question.
 INSERT INTO vision_results
     (tenant_id, sha256, provider, model, schema_version, fingerprint, status, method, reason, result, provenance,
      analyzed_at)
@@ -173,8 +172,10 @@ SELECT tenant_id, sha256, :provider, :model, :schema_version, :fingerprint, :sta
 FROM media_objects WHERE tenant_id = :tenant_id AND sha256 = :sha256
 ON CONFLICT (tenant_id, sha256, provider, model, schema_version) DO UPDATE SET
     fingerprint = excluded.fingerprint, status = excluded.status, method = excluded.method, reason = excluded.reason,
-    error = NULL, result = excluded.result, provenance = excluded.provenance, analyzed_at = excluded.analyzed_at
-WHERE vision_results.method = 'fallback' OR vision_results.result IS NULL;
+    error = NULL, result = excluded.result, provenance = excluded.provenance, tokens_used = 0, cost_microunits = 0,
+    analyzed_at = excluded.analyzed_at
+WHERE vision_results.method = 'fallback'
+   OR vision_results.result IS NULL AND vision_results.fingerprint <> excluded.fingerprint;
 
 -- name: record_decisions(tenant_id, provider, model, schema_version, fingerprint, rules, sha256s, verdicts, reasons, messages, due_at, attempts, seen)!
 -- Writes decisions; the newest one of a picture stands. One whose picture a further post shows since, or whose posts were
