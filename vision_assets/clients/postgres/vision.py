@@ -303,7 +303,7 @@ class PostgresVision:
 
         Args:
             now: Aware UTC.
-            limit: Of tenants; those that wait longest come first.
+            limit: Of tenants, whichever they are.
         """
         async with self.database.connection() as connection:
             rows = sql.tenants_with_due(connection, now=now, row_limit=limit)
