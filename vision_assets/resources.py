@@ -261,7 +261,7 @@ class VisionPolicyResource(dg.ConfigurableResource[None]):
         Raises:
             ConfigurationError: One of them is wrong; says where.
         """
-        of_all = read_policy(Path(self.file)).policy if self.file else VisionPolicy()
+        of_all = read_policy(Path(self.file) if self.file else None).policy
         return with_tenant_settings(of_all, tenant.settings, tenant_name=tenant.name)
 
 

@@ -69,7 +69,7 @@ def show(
 ) -> None:
     """Show every rule in force, and whether the defaults, the file or the tenant set it."""
     try:
-        of_all = _of_all()
+        of_all = read_policy(Settings().vision_policy_file)
         own = asyncio.run(_own(tenant, of_all.policy)) if tenant else _Own("all tenants", {}, of_all.policy)
     except VisionAssetsError as error:
         fail(error)
@@ -105,11 +105,6 @@ def unset(
     _print(own, of_all)
 
 
-def _of_all() -> PolicyFile:
-    path = Settings().vision_policy_file
-    return PolicyFile({}, VisionPolicy()) if path is None else read_policy(path)
-
-
 def _key(text: str) -> Key:
     # Sections are two deep; what stands in the second may hold dots: prompts.by_mime.image/x.y.
     return tuple(text.strip().split(".", 2))
@@ -124,7 +119,7 @@ def _assignment(text: str) -> tuple[Key, object]:
 
 async def _change(name: str, change: Callable[[object], dict[str, object]]) -> tuple["_Own", PolicyFile]:
     """Change a tenant's own part, if the whole is right afterwards; who changes it at the same time loses nothing."""
-    of_all = _of_all()
+    of_all = read_policy(Settings().vision_policy_file)
     async with open_database(max_size=1) as database:
         for _ in range(_ATTEMPTS):
             tenant = await find_tenant(database, name)

@@ -84,7 +84,7 @@ class _Quotes:
 
 async def _quote_all(name: str | None) -> _Quotes:
     settings = Settings()
-    of_all = read_policy(settings.vision_policy_file).policy if settings.vision_policy_file else VisionPolicy()
+    of_all = read_policy(settings.vision_policy_file).policy
     found = _Quotes()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     async with open_database() as database:

@@ -44,12 +44,14 @@ class _Fault(NamedTuple):
     message: str
 
 
-def read_policy(path: Path) -> PolicyFile:
-    """Read a policy; a file without any key leaves the defaults.
+def read_policy(path: Path | None) -> PolicyFile:
+    """Read a policy; no file, and one without any key, leave the defaults.
 
     Raises:
         ConfigurationError: It cannot be read, or something in it is wrong: all of it, with file, line and key.
     """
+    if path is None:
+        return PolicyFile({}, VisionPolicy())
     try:
         content = path.read_bytes()
     except OSError as error:
