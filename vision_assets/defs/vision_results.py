@@ -79,7 +79,8 @@ def vision_results(
                 price=token_budget.price(),
             )
             quote = await _quote_of(one_pass, ledgers)
-            one_pass.on_progress = ProgressLog(context.log, "vision_results: pictures", await one_pass.count())
+            to_do = await one_pass.count() if quote is None else quote.work.media
+            one_pass.on_progress = ProgressLog(context.log, "vision_results: pictures", to_do)
             report = await one_pass.analyse_media()
             identity = f"{provider.name} {provider.model} {provider.fingerprint}"
             return report, quote, identity, await _budget_of(tenant, gate)
