@@ -116,16 +116,7 @@ class _Shown:
         if not completion.choices:
             return Said("", completion.model, tokens, "failed", "answered without a choice")
         choice = completion.choices[0]
-        raw = _raw(choice)
-        match choice.finish_reason:
-            case "blacklist":
-                return Said(raw, completion.model, tokens, "refused", "blacklist")
-            case "error":
-                return Said(raw, completion.model, tokens, "failed", "broke its answer off by a fault of its own")
-            case "length":
-                return Said(raw, completion.model, tokens, "cut_off")
-            case _:
-                return Said(raw, completion.model, tokens)
+        return Said.finished(_raw(choice), completion.model, tokens, reason=choice.finish_reason, refusal="blacklist")
 
 
 def _in_form(form: Form) -> dict[str, Any]:

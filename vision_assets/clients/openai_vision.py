@@ -127,16 +127,9 @@ class _Shown:
         choice = completion.choices[0]
         if choice.message.refusal:
             return Said(choice.message.refusal, completion.model, tokens, "refused", "content_filter")
-        raw = _raw(choice)
-        match choice.finish_reason:
-            case "content_filter":
-                return Said(raw, completion.model, tokens, "refused", "content_filter")
-            case "error":
-                return Said(raw, completion.model, tokens, "failed", "broke its answer off by a fault of its own")
-            case "length":
-                return Said(raw, completion.model, tokens, "cut_off")
-            case _:
-                return Said(raw, completion.model, tokens)
+        return Said.finished(
+            _raw(choice), completion.model, tokens, reason=choice.finish_reason, refusal="content_filter"
+        )
 
 
 def _in_form(form: Form) -> dict[str, Any]:

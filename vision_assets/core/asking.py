@@ -87,6 +87,26 @@ class Said:
     end: Literal["whole", "cut_off", "refused", "failed"] = "whole"
     why: str = ""
 
+    @classmethod
+    def finished(
+        cls, raw: str | Mapping[str, Any], model: str, tokens: int, *, reason: str | None, refusal: str
+    ) -> "Said":
+        """Tell by the finish reason how a model ended.
+
+        Args:
+            reason: `error`, `length`, `refusal`; any other one is of a whole answer.
+            refusal: The reason by which this API tells that it will not speak of the picture.
+        """
+        if reason == refusal:
+            return cls(raw, model, tokens, "refused", refusal)
+        match reason:
+            case "error":
+                return cls(raw, model, tokens, "failed", "broke its answer off by a fault of its own")
+            case "length":
+                return cls(raw, model, tokens, "cut_off")
+            case _:
+                return cls(raw, model, tokens)
+
 
 class Asker(Protocol):
     """A model with one picture before it."""
