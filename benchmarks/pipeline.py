@@ -90,7 +90,7 @@ class Stage:
         ):
             report = await VisionPass(
                 tenant_id=self.tenant.id,
-                provider=GigaChatVision(api, self.tenant.id, MODEL),
+                provider=GigaChatVision(api, self.tenant.id, model=MODEL),
                 store=self.world.bucket,
                 quota=self.world.quota(),
                 ledger=PostgresVision(self.world.database),

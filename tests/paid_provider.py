@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -35,9 +36,10 @@ class PaidProvider:
     fingerprint: str = "prompt-1"
     estimated_tokens: int | None = 1000
 
-    async def prepare(self, content: bytes, *, mime: str, measured: Measured | None = None) -> Look:
-        """Make one picture ready."""
-        return partial(self._look, content)
+    @asynccontextmanager
+    async def ready(self, content: bytes, *, mime: str, measured: Measured | None = None) -> AsyncIterator[Look]:
+        """Have one picture ready."""
+        yield partial(self._look, content)
 
     async def _look(self, content: bytes) -> Analysis:
         self.calls.append(hashlib.sha256(content).hexdigest())

@@ -20,7 +20,8 @@ MOMENT = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 async def seen_by(provider: VisionProvider, content: bytes, *, mime: str = "image/jpeg") -> Analysis:
     """Have a provider look at one picture."""
-    return await (await provider.prepare(content, mime=mime))()
+    async with provider.ready(content, mime=mime) as look:
+        return await look()
 
 
 def result(

@@ -307,12 +307,24 @@ class VisionProviderResource(dg.ConfigurableResource[None]):
                 from vision_assets.clients.gigachat_vision import GigaChatVision  # noqa: PLC0415 - see `_gigachat`
 
                 async with self._gigachat() as api:
-                    yield GigaChatVision(api, tenant_id, model, policy.description_language, policy.prompts)
+                    yield GigaChatVision(
+                        api,
+                        tenant_id,
+                        model=model,
+                        language=policy.description_language,
+                        prompts=policy.prompts,
+                    )
             case "openai":
                 from vision_assets.clients.openai_vision import OpenAIVision  # noqa: PLC0415 - see `_gigachat`
 
                 async with self._openai() as client:
-                    yield OpenAIVision(client, tenant_id, model, policy.description_language, policy.prompts)
+                    yield OpenAIVision(
+                        client,
+                        tenant_id,
+                        model=model,
+                        language=policy.description_language,
+                        prompts=policy.prompts,
+                    )
             case "local":
                 async with LocalVision.open(languages=self.ocr_languages, threads=self.concurrency) as local:
                     yield local

@@ -94,7 +94,7 @@ async def work(orders: Orders) -> dict[str, VisionReport]:
         passes = [
             VisionPass(
                 tenant_id=tenant,
-                provider=GigaChatVision(api, tenant, MODEL),
+                provider=GigaChatVision(api, tenant, model=MODEL),
                 store=bucket,
                 quota=guard,
                 ledger=PostgresVision(database),

@@ -102,7 +102,7 @@ class Crowd:
 
     def provider(self, customer: Customer) -> GigaChatVision:
         """GigaChat for one tenant."""
-        return GigaChatVision(self.api, customer.tenant.id, MODEL)
+        return GigaChatVision(self.api, customer.tenant.id, model=MODEL)
 
     async def settle_in(self, number: int, media: DrawnMedia) -> Customer:
         """Make a tenant, with its limits and its posts."""

@@ -209,7 +209,8 @@ async def test_the_worst_day(day: Day) -> None:
         worker.kill()
         worker.wait()
     assert all(fault["hit"] for fault in day.server.faults())
-    assert len(day.server.files()) == in_flight, "the files of the killed calls are left"
+    left = len(day.server.files())
+    assert left >= in_flight, "the files of the killed calls are left, and those that were ready for the next ones"
     day.server.set_faults(*afternoon(day.tenants))
     await day.run(2)
     assert all(fault["hit"] for fault in day.server.faults())
@@ -219,10 +220,10 @@ async def test_the_worst_day(day: Day) -> None:
 
     counts = day.server.counts()
     async with GigaChat.open(day.orders.access()) as api, PostgresBudget.open(day.orders.database_url) as budget:
-        assert await api.delete_leftovers(now=datetime.now(UTC) + timedelta(hours=2)) == in_flight
+        assert await api.delete_leftovers(now=datetime.now(UTC) + timedelta(hours=2)) == left
         await budget.sweep(now=datetime.now(UTC) + timedelta(seconds=HOLD_SECONDS))
         to_do = {
-            tenant.name: await still_to_do(day.world, tenant.id, GigaChatVision(api, tenant.id, MODEL))
+            tenant.name: await still_to_do(day.world, tenant.id, GigaChatVision(api, tenant.id, model=MODEL))
             for tenant in day.tenants
         }
     assert day.server.files() == []

@@ -4,6 +4,8 @@ What is not here: the provider's other end (`biller.py`).
 """
 
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from uuid import UUID, uuid4
@@ -83,9 +85,10 @@ class PaidProvider:
     def __init__(self, shift: Shift, tenant: TenantId) -> None:
         self._shift, self._tenant = shift, tenant
 
-    async def prepare(self, content: bytes, *, mime: str, measured: Measured | None = None) -> Look:
-        """Make one picture ready."""
-        return partial(self._look, content)
+    @asynccontextmanager
+    async def ready(self, content: bytes, *, mime: str, measured: Measured | None = None) -> AsyncIterator[Look]:
+        """Have one picture ready."""
+        yield partial(self._look, content)
 
     async def _look(self, content: bytes) -> Analysis:
         subject = hashlib.sha256(content).hexdigest()

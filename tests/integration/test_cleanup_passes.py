@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -125,9 +126,11 @@ class Changed:
         """As before."""
         return self.provider.estimated_tokens
 
-    async def prepare(self, content: bytes, *, mime: str, measured: Measured | None = None) -> Look:
+    def ready(
+        self, content: bytes, *, mime: str, measured: Measured | None = None
+    ) -> AbstractAsyncContextManager[Look]:
         """As before."""
-        return await self.provider.prepare(content, mime=mime, measured=measured)
+        return self.provider.ready(content, mime=mime, measured=measured)
 
 
 async def test_new_results_are_put_after_a_clean_up(cleaning: Cleaning, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class Payer:
         async with aclosing(BudgetGate(self.budget, limits)) as gate:
             return await VisionPass(
                 tenant_id=self.tenant.id,
-                provider=GigaChatVision(self.api, self.tenant.id, "GigaChat-2-Max"),
+                provider=GigaChatVision(self.api, self.tenant.id, model="GigaChat-2-Max"),
                 store=self.world.bucket,
                 quota=self.world.quota(),
                 ledger=PostgresVision(self.world.database),

@@ -83,7 +83,7 @@ def gigachat_that_says(tmp_path: Path) -> Opened:
         told: dict[Place, list[Said]] = {place: list(answers.get(place, said)) for place, said in usual.items()}
         with replayed(tmp_path, told) as replay:
             async with GigaChat.open(replay.access) as api:
-                yield GigaChatVision(api, TenantId(UUID(int=7)), "GigaChat-2-Max"), replay
+                yield GigaChatVision(api, TenantId(UUID(int=7)), model="GigaChat-2-Max"), replay
 
     return opened
 

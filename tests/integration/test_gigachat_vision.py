@@ -29,7 +29,7 @@ async def vision(gigachat: EmulatedGigaChat) -> AsyncIterator[GigaChatVision]:
     """The provider of one tenant."""
     access = gigachat.access(read_seconds=5, deadline_seconds=3)
     async with GigaChat.open(access) as api:
-        yield GigaChatVision(api, TENANT, "GigaChat-2-Max")
+        yield GigaChatVision(api, TENANT, model="GigaChat-2-Max")
 
 
 def billed(gigachat: EmulatedGigaChat) -> int:

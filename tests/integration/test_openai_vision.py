@@ -46,7 +46,7 @@ def access(openai_server: EmulatedOpenAI) -> OpenAIAccess:
 async def vision(access: OpenAIAccess) -> AsyncIterator[OpenAIVision]:
     """The provider of one tenant."""
     async with OpenAICompatible.open(access) as api:
-        yield OpenAIVision(api, TENANT, MODEL)
+        yield OpenAIVision(api, TENANT, model=MODEL)
 
 
 async def test_a_picture_is_described(vision: OpenAIVision, openai_server: EmulatedOpenAI) -> None:
@@ -69,7 +69,7 @@ async def test_both_providers_give_the_same_analysis(
     openai_server.set_faults(*[Oddity(kind="form_refused"), Oddity(kind="functions_refused")][:refused])
     picture = encoded(image)
     async with GigaChat.open(gigachat.access(read_seconds=5, deadline_seconds=3)) as api:
-        other = await seen_by(GigaChatVision(api, TENANT, "GigaChat-2-Max"), picture)
+        other = await seen_by(GigaChatVision(api, TENANT, model="GigaChat-2-Max"), picture)
     assert alike(await seen_by(vision, picture)) == alike(other)
 
 
@@ -92,10 +92,10 @@ async def test_the_environment_changes_nothing(
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Secret: stolen\nAuthorization: Bearer stolen")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     async with OpenAICompatible.open(access) as api:
-        await seen_by(OpenAIVision(api, TENANT, MODEL), PICTURE)
+        await seen_by(OpenAIVision(api, TENANT, model=MODEL), PICTURE)
     async with OpenAICompatible.open(replace(access, api_key=None)) as api:
         with pytest.raises(ConfigurationError, match="OPENAI_API_KEY"):
-            await seen_by(OpenAIVision(api, TENANT, MODEL), PICTURE)
+            await seen_by(OpenAIVision(api, TENANT, model=MODEL), PICTURE)
     first, second = (request["headers"] for request in openai_server.requests)
     assert first["authorization"] == f"Bearer {KEY}"
     assert "authorization" not in second
@@ -207,7 +207,7 @@ async def test_what_passes_is_waited_out(
     """What certainly was not billed is tried again until it works, and is billed once."""
     openai_server.set_faults(fault)
     async with OpenAICompatible.open(replace(access, deadline_seconds=10)) as api:
-        await seen_by(OpenAIVision(api, TENANT, MODEL), PICTURE)
+        await seen_by(OpenAIVision(api, TENANT, model=MODEL), PICTURE)
     assert openai_server.hits() == [fault.times]
     assert len(openai_server.bills) == 1
 
@@ -267,7 +267,7 @@ async def test_an_address_where_nobody_is(access: OpenAIAccess, url: str, expect
     """A server that is down may come back, an address that is none may not; nothing was sent."""
     async with OpenAICompatible.open(replace(access, base_url=url, deadline_seconds=0.1)) as api:
         with pytest.raises(expected) as failed:
-            await seen_by(OpenAIVision(api, TENANT, MODEL), PICTURE)
+            await seen_by(OpenAIVision(api, TENANT, model=MODEL), PICTURE)
     assert not getattr(failed.value, "sent", False)
 
 
@@ -275,7 +275,7 @@ async def test_a_key_that_no_header_can_hold_is_not_shown(access: OpenAIAccess, 
     """The error says which setting is wrong, and neither it nor its traceback holds the key."""
     async with OpenAICompatible.open(replace(access, api_key=SecretStr("sk-one\nsk-two"))) as api:
         with pytest.raises(ConfigurationError, match="OPENAI_API_KEY") as failed:
-            await seen_by(OpenAIVision(api, TENANT, MODEL), PICTURE)
+            await seen_by(OpenAIVision(api, TENANT, model=MODEL), PICTURE)
     assert "sk-" not in "".join(traceback.format_exception(failed.value))
     assert "sk-" not in repr(api)
     assert openai_server.requests == []
@@ -285,7 +285,7 @@ async def test_a_model_that_is_not_there(access: OpenAIAccess) -> None:
     """The error names what the server said and what to check."""
     async with OpenAICompatible.open(access) as api:
         with pytest.raises(ConfigurationError, match=r"The model llava does not exist.*OPENAI_BASE_URL"):
-            await seen_by(OpenAIVision(api, TENANT, "llava"), PICTURE)
+            await seen_by(OpenAIVision(api, TENANT, model="llava"), PICTURE)
 
 
 async def test_after_many_failures_nobody_is_asked_for_a_while(
@@ -293,7 +293,7 @@ async def test_after_many_failures_nobody_is_asked_for_a_while(
 ) -> None:
     """The breaker is the same as GigaChat's; being asked to slow down does not trip it."""
     async with OpenAICompatible.open(replace(access, deadline_seconds=0.01)) as api:
-        vision = OpenAIVision(api, TENANT, MODEL)
+        vision = OpenAIVision(api, TENANT, model=MODEL)
         for fault, asked in ((Slower(), 8), (Status(status=500), 5)):
             openai_server.set_faults(fault)
             for _ in range(8):

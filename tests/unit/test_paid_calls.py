@@ -62,7 +62,8 @@ class Setting:
 
     async def look(self, hold: Hold) -> Analysis:
         """Have the picture looked at."""
-        return await self.calls.call(hold, await self.provider.prepare(b"picture", mime="image/png"))
+        async with self.calls.ready(b"picture", mime="image/png", measured=None) as look:
+            return await self.calls.call(hold, look)
 
     async def call(self) -> None:
         """Make one call and settle it."""

@@ -1,98 +1,43 @@
 """GigaChat as a vision provider: a picture is uploaded, asked about, and deleted.
 
-What is not here: HTTP, retries and files (`gigachat.py`), and how an answer is insisted on (`core/asking.py`).
+What is not here: HTTP, retries and files (`gigachat.py`), and what all models have in common (`core/model_vision.py`).
 """
 
-import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from gigachat.models import Choices
 
 from vision_assets.clients.gigachat import GigaChat
-from vision_assets.core.asking import (
-    FUNCTION,
-    Form,
-    Ladder,
-    ModelIdentity,
-    Question,
-    Said,
-    estimated_tokens,
-    fingerprint,
-)
-from vision_assets.core.policy import Prompts
-from vision_assets.core.prompts import Language, Prompt, prompt
-from vision_assets.core.provider_pictures import FittedPicture, PictureLimits, fitted
-from vision_assets.core.replies import SCHEMA, analysis_of
+from vision_assets.core.asking import FUNCTION, Form, Question, Said
+from vision_assets.core.model_vision import ModelVision
+from vision_assets.core.provider_pictures import FittedPicture, PictureLimits
+from vision_assets.core.replies import SCHEMA
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import Analysis, Look, Measured
-
-LIMITS = PictureLimits(mimes=frozenset({"image/jpeg", "image/png"}), max_bytes=15_000_000, max_pixels=40_000_000)
-PICTURE_TOKENS = 1792
-"""Of one picture at most; a third party's figure."""
-
-
-def identity(model: str, language: Language, prompts: Prompts) -> ModelIdentity:
-    """Tell, without a connection, as whom GigaChat answers a tenant's questions."""
-    estimate = estimated_tokens(language, prompts, picture_tokens=PICTURE_TOKENS)
-    return ModelIdentity(GigaChatVision.name, model, fingerprint(language, prompts, LIMITS), estimate)
 
 
 @dataclass(slots=True)
-class GigaChatVision:
-    """Implements `core.vision.VisionProvider` for one tenant.
-
-    Attributes:
-        language: Of descriptions, labels and objects.
-        prompts: Which picture is asked what.
-    """
+class GigaChatVision(ModelVision):
+    """GigaChat's models, for one tenant."""
 
     api: GigaChat
     tenant_id: TenantId
-    model: str
-    language: Language = Language.RU
-    prompts: Prompts = field(default_factory=Prompts)
-    ladder: Ladder = field(default_factory=lambda: Ladder("GigaChat"))
 
     name = "gigachat"
+    limits = PictureLimits(mimes=frozenset({"image/jpeg", "image/png"}), max_bytes=15_000_000, max_pixels=40_000_000)
+    picture_tokens = 1792  # a third party's figure
 
-    fingerprint: str = field(init=False)
-    estimated_tokens: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        known = identity(self.model, self.language, self.prompts)
-        self.fingerprint, self.estimated_tokens = known.fingerprint, known.estimated_tokens
-
-    async def prepare(self, content: bytes, *, mime: str, measured: Measured | None = None) -> Look:
-        """Make one picture ready to be looked at.
-
-        Raises:
-            InputRejected: Nothing was billed: it cannot be decoded, or, by the look, is refused as it is.
-            AnswerRefused: By the look: `blacklist`, or `parse_failed` with what was said instead.
-            ProviderUnavailable, ProviderBudgetGone, ConfigurationError: As the Protocol says.
-        """
-        picture = await asyncio.to_thread(fitted, content, limits=LIMITS, known=measured)
-        asked = prompt(self.prompts.choose(mime, picture.measured.kind), self.language)
-        return partial(self._look, picture, asked)
-
-    async def _look(self, picture: FittedPicture, asked: Prompt) -> Analysis:
+    @asynccontextmanager
+    async def _shown(self, picture: FittedPicture) -> AsyncIterator["_Shown"]:
         async with self.api.uploaded(picture.content, mime=picture.mime) as file_id:
-            shown = _Shown(self.api, self.tenant_id, self.model, file_id)
-            answer = await self.ladder.answer(shown, asked, self.language)
-        return analysis_of(
-            answer.reply.seen,
-            measurement=picture.measured.measurement,
-            model=answer.model,
-            tokens_used=answer.tokens,
-            file_id=file_id,
-        )
+            yield _Shown(self.api, self.tenant_id, self.model, file_id)
 
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """Implements `core.asking.Asker` for one uploaded picture."""
+    """Implements `core.model_vision.Shown` for one uploaded picture."""
 
     api: GigaChat
     tenant_id: TenantId

@@ -67,13 +67,20 @@ class LocalVision:
             log.warning("ocr.unavailable", reason=tesseract.unavailable)
         yield cls(tesseract, threads=threads)
 
-    async def prepare(self, content: bytes, *, mime: str, measured: Measured | None = None) -> Look:  # noqa: ARG002 - the content says it better
-        """Make one picture ready to be looked at; all work is left to the look.
+    @asynccontextmanager
+    async def ready(
+        self,
+        content: bytes,
+        *,
+        mime: str,  # noqa: ARG002 - the content says it better
+        measured: Measured | None = None,
+    ) -> AsyncIterator[Look]:
+        """Have one picture ready to be looked at; all work is left to the look.
 
         Raises:
             InputRejected: By the look: the bytes are not a picture that can be decoded.
         """
-        return partial(self._look, content, measured)
+        yield partial(self._look, content, measured)
 
     async def _look(self, content: bytes, measured: Measured | None) -> Analysis:
         """Look at one picture; it is decoded once, and measured while Tesseract reads."""

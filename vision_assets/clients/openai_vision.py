@@ -1,100 +1,49 @@
 """A model behind an API that speaks as OpenAI's, as a vision provider: the picture goes with the question.
 
-What is not here: HTTP (`openai_compatible.py`), retries (`provider_calls.py`), and how an answer is insisted on
-(`core/asking.py`).
+What is not here: HTTP (`openai_compatible.py`), retries (`provider_calls.py`), and what all models have in common
+(`core/model_vision.py`).
 """
 
-import asyncio
 import base64
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from vision_assets.clients.openai_compatible import Choice, OpenAICompatible
-from vision_assets.core.asking import (
-    FUNCTION,
-    Form,
-    Ladder,
-    ModelIdentity,
-    Question,
-    Said,
-    estimated_tokens,
-    fingerprint,
-)
-from vision_assets.core.policy import Prompts
-from vision_assets.core.prompts import Language, Prompt, prompt
-from vision_assets.core.provider_pictures import FittedPicture, PictureLimits, fitted
-from vision_assets.core.replies import SCHEMA, analysis_of
+from vision_assets.core.asking import FUNCTION, Form, Question, Said
+from vision_assets.core.model_vision import ModelVision
+from vision_assets.core.provider_pictures import FittedPicture, PictureLimits
+from vision_assets.core.replies import SCHEMA
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import Analysis, Look, Measured
-
-LIMITS = PictureLimits(
-    # What every server takes; as text a picture is a third longer.
-    mimes=frozenset({"image/jpeg", "image/png"}),
-    max_bytes=3_500_000,
-    max_pixels=1536 * 1536,
-)
-PICTURE_TOKENS = 3072
-"""Of one picture at most: models that cut it into patches take one token for 28×28 pixels, and a few around them."""
-
-
-def identity(model: str, language: Language, prompts: Prompts) -> ModelIdentity:
-    """Tell, without a connection, as whom such a model answers a tenant's questions."""
-    estimate = estimated_tokens(language, prompts, picture_tokens=PICTURE_TOKENS)
-    return ModelIdentity(OpenAIVision.name, model, fingerprint(language, prompts, LIMITS), estimate)
 
 
 @dataclass(slots=True)
-class OpenAIVision:
-    """Implements `core.vision.VisionProvider` for one tenant.
-
-    Attributes:
-        model: By the API's own name.
-        language: Of descriptions, labels and objects.
-        prompts: Which picture is asked what.
-    """
+class OpenAIVision(ModelVision):
+    """The models behind one such API, for one tenant."""
 
     api: OpenAICompatible
     tenant_id: TenantId
-    model: str
-    language: Language = Language.RU
-    prompts: Prompts = field(default_factory=Prompts)
-    ladder: Ladder = field(default_factory=lambda: Ladder("openai"))
 
     name = "openai"
+    limits = PictureLimits(
+        # What every server takes; as text a picture is a third longer.
+        mimes=frozenset({"image/jpeg", "image/png"}),
+        max_bytes=3_500_000,
+        max_pixels=1536 * 1536,
+    )
+    # Models that cut a picture into patches take one token for 28×28 pixels, and a few around them.
+    picture_tokens = 3072
 
-    fingerprint: str = field(init=False)
-    estimated_tokens: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        known = identity(self.model, self.language, self.prompts)
-        self.fingerprint, self.estimated_tokens = known.fingerprint, known.estimated_tokens
-
-    async def prepare(self, content: bytes, *, mime: str, measured: Measured | None = None) -> Look:
-        """Make one picture ready to be looked at.
-
-        Raises:
-            InputRejected: Nothing was billed: it cannot be decoded, or, by the look, is refused as it is.
-            AnswerRefused: By the look: `content_filter`, or `parse_failed` with what was said instead.
-            ProviderUnavailable, ProviderBudgetGone, ConfigurationError: As the Protocol says.
-        """
-        picture = await asyncio.to_thread(fitted, content, limits=LIMITS, known=measured)
-        asked = prompt(self.prompts.choose(mime, picture.measured.kind), self.language)
-        return partial(self._look, picture, asked)
-
-    async def _look(self, picture: FittedPicture, asked: Prompt) -> Analysis:
+    @asynccontextmanager
+    async def _shown(self, picture: FittedPicture) -> AsyncIterator["_Shown"]:
         url = f"data:{picture.mime};base64,{base64.b64encode(picture.content).decode()}"
-        shown = _Shown(self.api, self.tenant_id, self.model, url, untold_tokens=self.estimated_tokens)
-        answer = await self.ladder.answer(shown, asked, self.language)
-        return analysis_of(
-            answer.reply.seen, measurement=picture.measured.measurement, model=answer.model, tokens_used=answer.tokens
-        )
+        yield _Shown(self.api, self.tenant_id, self.model, url, untold_tokens=self.estimated_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """Implements `core.asking.Asker` for one picture.
+    """Implements `core.model_vision.Shown`.
 
     Attributes:
         url: Holds the picture itself.
@@ -106,6 +55,7 @@ class _Shown:
     model: str
     url: str
     untold_tokens: int
+    file_id: None = None
 
     async def ask(self, question: Question) -> Said:
         """See the Protocol."""

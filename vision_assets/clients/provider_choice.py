@@ -55,13 +55,13 @@ async def provider_identity(
     """
     match name:
         case "gigachat":
-            from vision_assets.clients import gigachat_vision  # noqa: PLC0415 - the SDK takes a second to load
+            from vision_assets.clients.gigachat_vision import GigaChatVision  # noqa: PLC0415 - the SDK takes a second to load
 
-            yield gigachat_vision.identity(model, policy.description_language, policy.prompts)
+            yield GigaChatVision.identity(model, policy.description_language, policy.prompts)
         case "openai":
-            from vision_assets.clients import openai_vision  # noqa: PLC0415 - the same
+            from vision_assets.clients.openai_vision import OpenAIVision  # noqa: PLC0415 - the same
 
-            yield openai_vision.identity(model, policy.description_language, policy.prompts)
+            yield OpenAIVision.identity(model, policy.description_language, policy.prompts)
         case "local":
             async with LocalVision.open(languages=ocr_languages) as local:
                 yield local

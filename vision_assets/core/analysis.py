@@ -7,6 +7,7 @@ pictures are looked at (`policy.py`), and the budget of a provider that costs (`
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -55,6 +56,7 @@ MAX_CHARGED_ATTEMPTS = 8
 
 _UNDER_WAY_PER_CALL = 4
 _PUTS_AT_ONCE = 3
+_READY_AHEAD = 2
 _SOON = timedelta(minutes=6)  # a hold's life, and a little
 _FIRST_PAUSE = timedelta(minutes=1)
 _LONGEST_PAUSE = timedelta(hours=6)
@@ -74,7 +76,6 @@ class VisionPass:
         gate: Before calls that cost; None will do for a provider whose calls cost nothing.
         local: Reads texts at no cost where the policy asks for no more; None: those pictures wait for the budget.
         concurrency: Calls to the provider at once.
-        decode_threads: Pictures prepared for calls that cost, at once; each may hold a full bitmap.
         price: Of the provider's tokens; None: no result says what it cost.
         on_progress: Called with the number of pictures done since the last call.
     """
@@ -88,13 +89,11 @@ class VisionPass:
     gate: BudgetGate | None = None
     local: VisionProvider | None = None
     concurrency: int = 2
-    decode_threads: int = 2
     price: TokenPrice | None = None
     on_progress: Callable[[int], None] = lambda _: None
     report: VisionReport = field(default_factory=VisionReport)
     _calls: asyncio.Semaphore = field(init=False)
-    _preparing: asyncio.Semaphore = field(init=False)
-    _ready: asyncio.Semaphore = field(init=False)
+    _waiting: asyncio.Semaphore = field(init=False)
     _putting: asyncio.Semaphore = field(init=False)
     _paid: PaidCalls | None = field(init=False, default=None)
     _results: Results = field(init=False)
@@ -108,9 +107,8 @@ class VisionPass:
         self._results = Results(self.tenant_id, self.provider, self.store, self.quota, self.ledger, self.report)
         self._tallied = self.report.tally()
         self._calls = asyncio.Semaphore(self.concurrency)
-        # While all calls are under way, as many pictures wait for one as are prepared at once: no more in memory.
-        self._preparing = asyncio.Semaphore(self.decode_threads)
-        self._ready = asyncio.Semaphore(self.concurrency + self.decode_threads)
+        # While all calls are under way, some pictures are ready for the next ones; they are in memory, or uploaded.
+        self._waiting = asyncio.Semaphore(self.concurrency + _READY_AHEAD)
         # Puts have the time of the calls that are under way meanwhile, and do not all come with the answers.
         self._putting = asyncio.Semaphore(_PUTS_AT_ONCE)
         if self.provider.estimated_tokens:
@@ -245,8 +243,8 @@ class VisionPass:
             await self._read_text(medium, decision, self.local)
         elif self._paid is None:
             self._tell(decision)
-            async with self._calls:
-                look, began = await self._prepared(medium, self.provider), time.monotonic()
+            async with self._calls, self._ready(medium, self.provider) as look:
+                began = time.monotonic()
                 analysis = await look()
                 result = self._new(medium, analysis, took_seconds=time.monotonic() - began)
             await self._results.put(medium, result, how="new")
@@ -255,11 +253,10 @@ class VisionPass:
 
     async def _pay_or_wait(self, medium: Medium, decision: Decision, paid: PaidCalls) -> None:
         try:
-            async with self._ready:
-                async with self._preparing:
-                    paid.check()
-                    look = await self._prepared(medium, self.provider)
-                result = await self._pay(medium, look, paid)
+            async with self._waiting:
+                paid.check()
+                async with self._ready(medium, paid) as look:
+                    result = await self._pay(medium, look, paid)
             if result is not None:
                 async with self._putting:
                     await self._results.put(medium, result, how="new")
@@ -341,8 +338,8 @@ class VisionPass:
         """
         self._tell(decision)
         if not medium.has_stopgap:
-            async with self._calls:
-                analysis = await (await self._prepared(medium, local))()
+            async with self._calls, self._ready(medium, local) as look:
+                analysis = await look()
             result = self._results.make(medium, analysis, provider=local, method="fallback", reason="fallback")
             await self.ledger.record_fallback(self.tenant_id, result, provider=self.provider, reason=decision.reason)
             self.report.count(medium, result, method="fallback")
@@ -350,11 +347,13 @@ class VisionPass:
             Decided(medium, "ocr_only", decision.reason, decision.message, due_at=until, attempts=medium.attempts)
         )
 
-    async def _prepared(self, medium: Medium, provider: VisionProvider) -> Look:
+    @asynccontextmanager
+    async def _ready(self, medium: Medium, looking: VisionProvider | PaidCalls) -> AsyncIterator[Look]:
         content = await self.store.get(medium.s3_key)
         if content is None:
             raise MediaMissing(f"{medium.s3_key} is not in S3 any more; the next run stores it again from its source")
-        return await provider.prepare(content, mime=medium.mime, measured=medium.measured)
+        async with looking.ready(content, mime=medium.mime, measured=medium.measured) as look:
+            yield look
 
     async def _pay(self, medium: Medium, look: Look, paid: PaidCalls) -> VisionResult | None:
         """Have a picture looked at for tokens, unless somebody else does or has done just now.

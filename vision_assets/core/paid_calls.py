@@ -5,6 +5,8 @@ What is not here: the gate itself (`budget_gate.py`), and what comes before a ca
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -13,6 +15,7 @@ import structlog
 from vision_assets.core.budget import Hold, TokenEstimate
 from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.errors import (
+    AnswerRefused,
     BudgetExceeded,
     CallDeferred,
     CallInFlight,
@@ -22,9 +25,10 @@ from vision_assets.core.errors import (
     ProviderBudgetGone,
     ProviderUnavailable,
     TransientError,
+    VisionAssetsError,
 )
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import SCHEMA_VERSION, Analysis, Look, ProviderIdentity, VisionProvider
+from vision_assets.core.vision import SCHEMA_VERSION, Analysis, Look, Measured, ProviderIdentity, VisionProvider
 
 log = structlog.get_logger(__name__)
 
@@ -111,6 +115,18 @@ class PaidCalls:
                 raise CallDeferred(self._closed.reason, until=self._closed.reset_at)
             self._closed = None
 
+    @asynccontextmanager
+    async def ready(self, content: bytes, *, mime: str, measured: Measured | None) -> AsyncIterator[Look]:
+        """Have one picture ready for its call, as `VisionProvider.ready`; its errors count as those of calls do."""
+        async with AsyncExitStack() as stack:
+            try:
+                look = await stack.enter_async_context(self.provider.ready(content, mime=mime, measured=measured))
+            except VisionAssetsError as error:
+                if (told := self._heeded(error)) is error:
+                    raise
+                raise told from error
+            yield look
+
     async def hold(self, sha256: str) -> Hold:
         """Hold one call about a picture; waits for a free slot, as long as this pass gets any.
 
@@ -166,7 +182,7 @@ class PaidCalls:
         (InputRejected). Else what cannot have been billed is released, and what may have been is charged.
 
         Args:
-            look: At the picture, as the provider has prepared it.
+            look: At the picture, for which the provider is ready.
 
         Raises:
             InputRejected: This picture can never be analysed; of its kinds, only AnswerRefused was billed.
@@ -182,24 +198,16 @@ class PaidCalls:
             async with asyncio.timeout(remaining.total_seconds()):
                 analysis = await look()
         except InputRejected as error:
-            self._refused = self._refused + 1 if error.reason == REFUSED else 0
-            if self._refused < REFUSALS_IN_SUCCESSION:
+            if (told := self._heeded(error)) is error:
                 raise
-            self._close("provider_refuses", lasting=self.gate.hold_life, error_type=type(error).__name__)
             await self.release(hold)
-            raise ConfigurationError(
-                f"{self.provider.name} {self.provider.model} refused {self._refused} pictures in succession, so it may "
-                f"not see pictures at all, or not be asked in this way: check the model. The last refusal: {error}"
-            ) from error
+            raise told from error
         except (ConfigurationError, ProviderBudgetGone) as error:
-            # No other picture will fare better, so one such error is enough.
-            self._close("provider_refuses", lasting=self.gate.hold_life, error_type=type(error).__name__)
+            self._heeded(error)
             await self.release(hold)
             raise
         except ProviderUnavailable as error:
-            if error.retry_after_seconds:
-                lasting = min(timedelta(seconds=error.retry_after_seconds), self.gate.hold_life)
-                self._close("provider_busy", lasting=lasting)
+            self._heeded(error)
             if error.tokens_used:
                 await self.settle(hold, error.tokens_used + (hold.estimated_tokens if error.sent else 0))
             elif error.sent:
@@ -239,6 +247,31 @@ class PaidCalls:
             await self.gate.abandon(hold)
         except TransientError as failure:
             log.warning("budget.not_abandoned", error_type=type(failure).__name__, outcome="charged when it expires")
+
+    def _heeded(self, error: VisionAssetsError) -> VisionAssetsError:
+        """Take from an error of the provider's what it says of the calls to come.
+
+        Returns:
+            The error, or what it amounts to after those before it.
+        """
+        match error:
+            case AnswerRefused():
+                self._refused = 0
+            case InputRejected(reason=reason) if reason == REFUSED:
+                self._refused += 1
+                if self._refused >= REFUSALS_IN_SUCCESSION:
+                    self._close("provider_refuses", lasting=self.gate.hold_life, error_type=type(error).__name__)
+                    return ConfigurationError(
+                        f"{self.provider.name} {self.provider.model} refused {self._refused} pictures in succession, "
+                        "so it may not see pictures at all, or not be asked in this way: check the model. The last "
+                        f"refusal: {error}"
+                    )
+            case ConfigurationError() | ProviderBudgetGone():
+                # No other picture will fare better, so one such error is enough.
+                self._close("provider_refuses", lasting=self.gate.hold_life, error_type=type(error).__name__)
+            case ProviderUnavailable(retry_after_seconds=seconds) if seconds:
+                self._close("provider_busy", lasting=min(timedelta(seconds=seconds), self.gate.hold_life))
+        return error
 
     async def _learn(self) -> int:
         self.estimate = await held_at(self.gate, self.provider)

@@ -8,6 +8,7 @@ import json
 import string
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Protocol, TypeAlias
@@ -262,8 +263,10 @@ class ProviderIdentity(Protocol):
 class VisionProvider(ProviderIdentity, Protocol):
     """Something that looks at one picture."""
 
-    async def prepare(self, content: bytes, *, mime: str, measured: Measured | None = None) -> Look:
-        """Make one picture ready to be looked at. Nothing is sent, and nothing billed, before the look itself.
+    def ready(
+        self, content: bytes, *, mime: str, measured: Measured | None = None
+    ) -> AbstractAsyncContextManager[Look]:
+        """Have one picture ready to be looked at, as long as the block runs. Nothing is billed before the look itself.
 
         Args:
             content: The file as it is stored.
@@ -273,8 +276,8 @@ class VisionProvider(ProviderIdentity, Protocol):
         Raises:
             InputRejected: At once or by the look: this picture can never be analysed; nothing was billed.
             AnswerRefused: By the look: it was, and was billed.
-            ProviderUnavailable: By the look: transient. It tells whether this attempt may have been billed.
-            ProviderBudgetGone, ConfigurationError: By the look: no picture will be looked at, as things are.
+            ProviderUnavailable: Transient. It tells whether this attempt may have been billed.
+            ProviderBudgetGone, ConfigurationError: No picture will be looked at, as things are.
         """
         ...
 
