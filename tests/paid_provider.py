@@ -22,12 +22,14 @@ class PaidProvider:
 
     Attributes:
         tokens: That a call bills.
+        uploading: Waited for before a picture is ready; raises what the upload is to raise.
         thinking: Waited for in each call, after it is billed; raises what the call is to raise.
         text: That is read in every picture.
         calls: Hashes of the pictures that were looked at, in order.
     """
 
     tokens: int = 700
+    uploading: Callable[[], Awaitable[None]] = at_once
     thinking: Callable[[], Awaitable[None]] = at_once
     text: str = "без цифр"
     calls: list[str] = field(default_factory=list)
@@ -39,6 +41,7 @@ class PaidProvider:
     @asynccontextmanager
     async def ready(self, content: bytes, *, mime: str, measured: Measured | None = None) -> AsyncIterator[Look]:
         """Have one picture ready."""
+        await self.uploading()
         yield partial(self._look, content)
 
     async def _look(self, content: bytes) -> Analysis:

@@ -190,6 +190,49 @@ async def test_a_provider_that_answers_nobody_is_asked_once(error: Exception) ->
     assert (window.used_tokens, window.held_tokens, len(setting.provider.calls)) == (0, 0, 1)
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ProviderBudgetGone("402"), "provider_refuses"),
+        (ConfigurationError("wrong key"), "provider_refuses"),
+        (ProviderUnavailable("slower", sent=False, retry_after_seconds=9.0), "provider_busy"),
+    ],
+)
+async def test_an_upload_that_nobody_is_granted_ends_the_calls(error: Exception, reason: str) -> None:
+    """What a provider says before a call holds for the calls that would follow; nothing is held for it."""
+    setting = Setting()
+
+    async def fail() -> None:
+        raise error
+
+    setting.provider.uploading = fail
+    with pytest.raises(type(error)):
+        async with setting.calls.ready(b"picture", mime="image/png", measured=None):
+            pytest.fail("it was not ready")
+    with pytest.raises(CallDeferred, match=reason):
+        setting.calls.check()
+    window = await setting.day()
+    assert (window.held_tokens, window.used_requests, setting.provider.calls) == (0, 0, [])
+
+
+async def test_refused_uploads_count_with_refused_calls() -> None:
+    """A provider that takes no picture at all may say so at either point."""
+    setting = Setting()
+
+    async def refuse() -> None:
+        raise InputRejected(REFUSED, "this account takes no pictures")
+
+    setting.provider.uploading = refuse
+    for _ in range(REFUSALS_IN_SUCCESSION - 1):
+        with pytest.raises(InputRejected):
+            async with setting.calls.ready(b"picture", mime="image/png", measured=None):
+                pytest.fail("it was not ready")
+    setting.provider.uploading, setting.provider.thinking = at_once, refuse
+    with pytest.raises(ConfigurationError, match="refused 10 pictures in succession"):
+        await setting.call()
+    assert (await setting.day()).held_tokens == 0
+
+
 async def test_a_provider_that_refuses_one_picture_after_the_other_is_set_up_wrongly() -> None:
     """Single refusals are the pictures' own; many without an answer between them end the calls, and cost nothing."""
     setting = Setting()
