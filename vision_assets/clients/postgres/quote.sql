@@ -19,19 +19,20 @@ FROM unnest(:sha256s::text[], :phashes::bigint[], :post_seqs::bigint[], :positio
 CROSS JOIN LATERAL (
     WITH candidates AS (
         SELECT sha256, phash FROM phash_index
-        WHERE tenant_id = :tenant_id AND flags = '{}' AND ((phash >> 0) & 65535) = ANY(ARRAY(
+        WHERE tenant_id = (SELECT :tenant_id::uuid) AND flags = '{}' AND ((phash >> 0) & 65535) = ANY(ARRAY(
             SELECT ((asked.phash >> 0) & 65535) # mask FROM unnest(:masks::bigint[]) AS bits (mask)))
         UNION
         SELECT sha256, phash FROM phash_index
-        WHERE tenant_id = :tenant_id AND flags = '{}' AND ((phash >> 16) & 65535) = ANY(ARRAY(
+        WHERE tenant_id = (SELECT :tenant_id::uuid) AND flags = '{}' AND ((phash >> 16) & 65535) = ANY(ARRAY(
             SELECT ((asked.phash >> 16) & 65535) # mask FROM unnest(:masks::bigint[]) AS bits (mask)))
         UNION
         SELECT sha256, phash FROM phash_index
-        WHERE tenant_id = :tenant_id AND flags = '{}' AND ((phash >> 32) & 65535) = ANY(ARRAY(
+        WHERE tenant_id = (SELECT :tenant_id::uuid) AND flags = '{}' AND ((phash >> 32) & 65535) = ANY(ARRAY(
             SELECT ((asked.phash >> 32) & 65535) # mask FROM unnest(:masks::bigint[]) AS bits (mask)))
         UNION
         SELECT sha256, phash FROM phash_index
-        WHERE tenant_id = :tenant_id AND flags = '{}' AND ((phash >> 48) & 65535) = ((asked.phash >> 48) & 65535)
+        WHERE tenant_id = (SELECT :tenant_id::uuid) AND flags = '{}'
+          AND ((phash >> 48) & 65535) = ((asked.phash >> 48) & 65535)
     ), placed AS MATERIALIZED (
         SELECT c.sha256, bit_count((c.phash # asked.phash)::bit(64)) AS distance_bits, o.*,
                (o.first_post_seq, o.first_position, c.sha256) < (asked.post_seq, asked.position, asked.sha256)
