@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vision_assets.core import hash_index
-from vision_assets.core.hash_index import Hashes, HashIndex, Near
+from vision_assets.core.hash_index import Hashes, HashIndex, Pairs
 
 BITS = st.integers(min_value=0, max_value=63)
 radii = st.integers(min_value=0, max_value=12)
@@ -26,7 +26,7 @@ def families(draw: st.DrawFn) -> Hashes:
     return np.array(draw(st.permutations(strangers + relatives)), np.uint64)
 
 
-def found(blocks: Iterable[Near]) -> Counter[tuple[int, int, int]]:
+def found(blocks: Iterable[Pairs]) -> Counter[tuple[int, int, int]]:
     """All pairs of all blocks, with their distances."""
     return Counter(
         pair

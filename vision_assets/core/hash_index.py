@@ -28,7 +28,7 @@ _LONG_BUCKET = 24
 """From here on, copying a bucket as a whole costs less than picking its hashes one by one."""
 
 
-class Near(NamedTuple):
+class Pairs(NamedTuple):
     """Pairs within the radius, found in one block of work.
 
     Attributes:
@@ -170,20 +170,20 @@ class HashIndex:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_chunks", tuple(_Chunk.of(self.hashes, chunk) for chunk in range(CHUNKS)))
 
-    def within(self, phash: int, radius_bits: int) -> Near:
+    def within(self, phash: int, radius_bits: int) -> Pairs:
         """Find the neighbours of one hash, nearest first, then by position.
 
         Args:
             phash: Unsigned 64 bits; it need not be in the index.
         """
         nothing = np.empty(0, np.int64)
-        found = [Near(nothing, nothing, nothing.astype(np.uint8), 1)]
+        found = [Pairs(nothing, nothing, nothing.astype(np.uint8), 1)]
         found += self.batch(np.array([phash], np.uint64), radius_bits)
-        left, right, distances = (np.concatenate([near[column] for near in found]) for column in range(3))
+        left, right, distances = (np.concatenate([some[column] for some in found]) for column in range(3))
         order = np.lexsort((right, distances))
-        return Near(left[order], right[order], distances[order], 1)
+        return Pairs(left[order], right[order], distances[order], 1)
 
-    def batch(self, asked: Hashes, radius_bits: int) -> Iterator[Near]:
+    def batch(self, asked: Hashes, radius_bits: int) -> Iterator[Pairs]:
         """Find the neighbours of many hashes, each pair once, in no order."""
         radii = _chunk_radii(radius_bits)
         masks = [_masks(radius) for radius in radii]
@@ -195,14 +195,14 @@ class HashIndex:
                 for left, found in chunk.compare(some, chunk.probes(chunk.values(some), masks[number]), radius_bits):
                     differing = some[left] ^ chunk.hashes[found]
                     new = _not_found_before(differing, radii[:number])
-                    yield Near(
+                    yield Pairs(
                         left[new] + begin,
                         chunk.order[found[new]].astype(np.int64),
                         np.bitwise_count(differing[new]),
                         done,
                     )
 
-    def pairs(self, radius_bits: int) -> Iterator[Near]:
+    def pairs(self, radius_bits: int) -> Iterator[Pairs]:
         """Find all pairs of the index within the radius, each once, in no order."""
         radii = _chunk_radii(radius_bits)
         masks = [_masks(radius) for radius in radii]
@@ -217,7 +217,7 @@ class HashIndex:
                     differing = chunk.hashes[one] ^ chunk.hashes[other]
                     new = _not_found_before(differing, radii[:number])
                     ends = chunk.order[one[new]].astype(np.int64), chunk.order[other[new]].astype(np.int64)
-                    yield Near(np.minimum(*ends), np.maximum(*ends), np.bitwise_count(differing[new]), done)
+                    yield Pairs(np.minimum(*ends), np.maximum(*ends), np.bitwise_count(differing[new]), done)
 
 
 def _chunk_radii(radius_bits: int) -> list[int]:

@@ -127,10 +127,17 @@ WITH candidates AS (
 )
 SELECT e.*, h.phash, h.phash256, h.thumbnail, r.result
 FROM earliest e
-JOIN phash_index h ON h.tenant_id = :tenant_id AND h.sha256 = e.sha256 AND h.algorithm = :algorithm
-LEFT JOIN vision_results r ON r.tenant_id = :tenant_id AND r.sha256 = e.sha256 AND r.provider = :provider
-                          AND r.model = :model AND r.schema_version = :schema_version
-                          AND r.fingerprint = :fingerprint AND r.method = 'new';
+CROSS JOIN LATERAL (
+    SELECT phash, phash256, thumbnail FROM phash_index
+    WHERE tenant_id = :tenant_id AND sha256 = e.sha256 AND algorithm = :algorithm
+    LIMIT 1
+) h
+LEFT JOIN LATERAL (
+    SELECT result FROM vision_results
+    WHERE tenant_id = :tenant_id AND sha256 = e.sha256 AND provider = :provider AND model = :model
+      AND schema_version = :schema_version AND fingerprint = :fingerprint AND method = 'new'
+    LIMIT 1
+) r ON true;
 
 -- name: record_result(tenant_id, sha256, provider, model, schema_version, fingerprint, status, method, reason, error, donor_sha256, distance_bits, result, provenance, s3_key, s3_bytes, tokens_used, cost_microunits, analyzed_at)!
 -- Writes a result, or that there never is one; the newest one of a key stands. Its picture counts as used, what was
