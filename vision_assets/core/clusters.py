@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vision_assets.core.hash_index import Hashes, HashIndex, Pairs, Positions
+from vision_assets.core.hash_index import Hashes, HashIndex, Positions
 from vision_assets.core.neighbours import RADIUS_BITS, Fingerprint, same_picture
 from vision_assets.core.tenants import TenantId
 
@@ -25,6 +25,7 @@ PICTURES_SHOWN = 24
 _PAIRS_AT_ONCE = 512
 """Compared in full: each brings two thumbnails of 4 KiB into memory."""
 _ROWS_AT_ONCE = 5_000
+_NO_PAIRS = np.empty((2, 0), np.int64)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -173,28 +174,29 @@ async def find_duplicates(
     hashes = await ledger.hashes(tenant_id)
     joined = _Joined(len(hashes.phashes))
     blocks = (await asyncio.to_thread(HashIndex, hashes.phashes)).pairs(RADIUS_BITS)
+    waiting = _NO_PAIRS
     while block := await asyncio.to_thread(next, blocks, None):
-        await _join_same(tenant_id, ledger, hashes, joined, block)
+        waiting = np.hstack([waiting, [block.left, block.right]])
+        while waiting.shape[1] >= _PAIRS_AT_ONCE:
+            await _join_same(tenant_id, ledger, hashes, joined, waiting[:, :_PAIRS_AT_ONCE])
+            waiting = waiting[:, _PAIRS_AT_ONCE:]
+            waiting = waiting[:, joined.roots(waiting[0]) != joined.roots(waiting[1])]
         on_progress(block.done)
+    await _join_same(tenant_id, ledger, hashes, joined, waiting)
     return await _summed_up(tenant_id, ledger, hashes, joined.roots(np.arange(len(hashes.phashes))), shown)
 
 
 async def _join_same(
-    tenant_id: TenantId, ledger: ClusterLedger, hashes: TenantHashes, joined: _Joined, block: Pairs
+    tenant_id: TenantId, ledger: ClusterLedger, hashes: TenantHashes, joined: _Joined, pairs: Positions
 ) -> None:
     """Join the pairs that are the same picture; those that are joined already need no comparing."""
-    for begin in range(0, len(block.left), _PAIRS_AT_ONCE):
-        left, right = (ends[begin : begin + _PAIRS_AT_ONCE] for ends in (block.left, block.right))
-        apart = joined.roots(left) != joined.roots(right)
-        if not apart.any():
-            continue
-        left, right = left[apart], right[apart]
-        names = {position: _name(hashes, position) for position in np.union1d(left, right).tolist()}
-        found = await ledger.fingerprints(tenant_id, list(names.values()))
-        for one, other in zip(left.tolist(), right.tolist(), strict=True):
-            own, its = found.get(names[one]), found.get(names[other])
-            if own is not None and its is not None and same_picture(own, its):
-                joined.join(one, other)
+    left, right = pairs[:, joined.roots(pairs[0]) != joined.roots(pairs[1])]
+    names = {position: _name(hashes, position) for position in np.union1d(left, right).tolist()}
+    found = await ledger.fingerprints(tenant_id, list(names.values()))
+    for one, other in zip(left.tolist(), right.tolist(), strict=True):
+        own, its = found.get(names[one]), found.get(names[other])
+        if own is not None and its is not None and same_picture(own, its):
+            joined.join(one, other)
 
 
 def _name(hashes: TenantHashes, position: "int | np.int64") -> str:
