@@ -20,6 +20,7 @@ from vision_assets.clients.policy_file import read_policy
 from vision_assets.clients.postgres import Database
 from vision_assets.clients.postgres.budget import PostgresBudget
 from vision_assets.clients.postgres.cleanup import PostgresCleanup
+from vision_assets.clients.postgres.clusters import PostgresClusters
 from vision_assets.clients.postgres.dagster_events import prune_events
 from vision_assets.clients.postgres.enrichment import PostgresEnrichment
 from vision_assets.clients.postgres.media import PostgresMedia
@@ -68,6 +69,7 @@ class Ledgers:
     reconciliation: PostgresReconciliation
     orphans: PostgresOrphans
     index: PostgresIndexLedger
+    clusters: PostgresClusters
 
     async def tenant(self, tenant_id: str) -> Tenant:
         """Find an active tenant.
@@ -114,6 +116,7 @@ class PostgresResource(dg.ConfigurableResource[None]):
                 reconciliation=PostgresReconciliation(database),
                 orphans=PostgresOrphans(database),
                 index=PostgresIndexLedger(database),
+                clusters=PostgresClusters(database),
             )
 
 

@@ -119,6 +119,10 @@ class Duplicates:
 class ClusterLedger(Protocol):
     """What the registry tells of all hashes of one tenant; nothing of it writes."""
 
+    async def has_more_hashes(self, tenant_id: TenantId, than: int) -> bool:
+        """Tell whether there are more hashes than so many, without reading more of them than that."""
+        ...
+
     async def hashes(self, tenant_id: TenantId) -> TenantHashes:
         """Read all hashes of the present algorithm that may be matched."""
         ...
@@ -256,14 +260,16 @@ async def _summed_up(
         first, count = int(found.firsts[number]), int(found.counts[number])
         members = found.positions[first : first + min(count, PICTURES_SHOWN)]
         sha256s = [_name(hashes, position) for position in members]
-        pictures = await ledger.pictures(tenant_id, sha256s)
+        there = await ledger.pictures(tenant_id, sha256s)
+        if not there:  # removed in this moment
+            continue
         largest.append(
             Cluster(
                 count=count,
                 bytes=int(bytes_[number]),
                 duplicate_bytes=int(spare[number]),
                 first_seen_at=_EPOCH + timedelta(microseconds=int(seen[number])),
-                pictures=tuple(pictures[sha256] for sha256 in sha256s if sha256 in pictures),
+                pictures=tuple(there[sha256] for sha256 in sha256s if sha256 in there),
             )
         )
     return Duplicates(

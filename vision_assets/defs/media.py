@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from vision_assets.core.clusters import ClusterLedger, find_duplicates
 from vision_assets.core.media import HashReport, MediaPass, MediaReport
 from vision_assets.core.phash import ALGORITHM
 from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import RETRY, raise_if_any
-from vision_assets.defs.metadata import counts_table, megabytes
+from vision_assets.defs.metadata import cluster_sheet, counts_table, megabytes
 from vision_assets.defs.partitions import TENANTS
 from vision_assets.defs.progress import ProgressLog
 from vision_assets.defs.steps import run_for_tenant
@@ -16,6 +17,10 @@ from vision_assets.resources import Ledgers, MediaSourceResource, PostgresResour
 
 MEDIA_OBJECTS = dg.AssetKey("media_objects")
 PHASH_INDEX = dg.AssetKey("phash_index")
+
+CLUSTERED_HASHES = 100_000
+"""Up to here, finding a tenant's clusters takes about a second; each run that hashes a picture does it anew."""
+CLUSTERS_IN_METADATA = 8
 
 
 @dg.multi_asset(
@@ -63,7 +68,7 @@ def media(
     """Store and hash a tenant's pictures."""
     selected = context.selected_asset_keys
 
-    async def work(tenant: Tenant, ledgers: Ledgers) -> tuple[MediaReport, HashReport]:
+    async def work(tenant: Tenant, ledgers: Ledgers) -> tuple[MediaReport, HashReport, dict[str, dg.RawMetadataValue]]:
         store = s3.connect()
         one_pass = MediaPass(
             tenant_id=tenant.id,
@@ -80,9 +85,13 @@ def media(
         stored = await one_pass.store_media() if MEDIA_OBJECTS in selected else MediaReport()
         # What the pass above stored is hashed already; this finds what an older algorithm left behind.
         hashed = await one_pass.hash_stored_media() if PHASH_INDEX in selected else HashReport()
-        return stored, hashed
+        clusters: dict[str, dg.RawMetadataValue] = {}
+        if PHASH_INDEX in selected:
+            is_changed = bool(stored.states["stored"] or hashed.hashed)
+            clusters = await _clusters(tenant, ledgers.clusters, is_changed=is_changed)
+        return stored, hashed, clusters
 
-    tenant, (stored, hashed) = run_for_tenant(context, postgres, work)
+    tenant, (stored, hashed, clusters) = run_for_tenant(context, postgres, work)
     raise_if_any(stored.failures + hashed.failures)
     if MEDIA_OBJECTS in selected:
         yield dg.MaterializeResult(
@@ -105,5 +114,24 @@ def media(
                 "hashed_with_the_upload": stored.states["stored"],
                 "hashed_from_s3": hashed.hashed,
                 "not_hashed_because": counts_table(hashed.reasons, name="reason"),
+                **clusters,
             },
         )
+
+
+async def _clusters(tenant: Tenant, ledger: ClusterLedger, *, is_changed: bool) -> dict[str, dg.RawMetadataValue]:
+    """Tell of near-duplicates, where it costs little: clusters change only with the hashes."""
+    if not is_changed:
+        return {"near_duplicates": "as before: nothing was hashed in this run"}
+    if await ledger.has_more_hashes(tenant.id, CLUSTERED_HASHES):
+        return {
+            "near_duplicates": f"more than {CLUSTERED_HASHES:,} hashes: `vision-assets duplicates` finds the clusters"
+        }
+    found = await find_duplicates(tenant.id, ledger, shown=CLUSTERS_IN_METADATA)
+    return {
+        "near_duplicates": f"{found.pictures:,} pictures in {found.clusters:,} clusters, of {found.hashes:,} hashes",
+        "clusters": found.clusters,
+        "pictures_in_clusters": found.pictures,
+        "duplicate_megabytes": megabytes(found.duplicate_bytes),
+        "largest_clusters": cluster_sheet(found.largest),
+    }

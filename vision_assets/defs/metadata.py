@@ -1,16 +1,15 @@
 """How figures and pictures are shown in Dagster's UI. What is not here: the figures themselves (`core/`'s reports)."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
-from PIL import Image
 
-from vision_assets.core.phash import THUMBNAIL_EDGE
+from vision_assets.core.clusters import Cluster, ClusterPicture
+from vision_assets.core.data_uris import luma_uri
 from vision_assets.core.vision_report import Looked
 
 THUMBNAIL_LONG_EDGE = 72  # they live in the event log, so they stay tiny
+PICTURES_A_CLUSTER = 4
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> dg.MetadataValue:
@@ -56,9 +55,22 @@ def contact_sheet(looked: Sequence[Looked]) -> dg.MetadataValue:
 def _picture(item: Looked) -> str:
     if item.thumbnail is None:
         return ""
-    luma = Image.frombytes("L", (THUMBNAIL_EDGE, THUMBNAIL_EDGE), item.thumbnail)
-    scale = THUMBNAIL_LONG_EDGE / max(item.width, item.height)
-    size = max(1, round(item.width * scale)), max(1, round(item.height * scale))
-    file = io.BytesIO()
-    luma.resize(size).save(file, "WEBP", quality=60)
-    return f"![{item.kind}](data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()})"
+    uri = luma_uri(item.thumbnail, width=item.width, height=item.height, long_edge=THUMBNAIL_LONG_EDGE)
+    return f"![{item.kind}]({uri})"
+
+
+def cluster_sheet(clusters: Sequence[Cluster]) -> dg.MetadataValue:
+    """Show clusters: thumbnails of their largest pictures, how many there are, and what the copies take."""
+    rows = [
+        f"| {' '.join(map(_member, cluster.pictures[:PICTURES_A_CLUSTER]))} | {cluster.count:,} "
+        f"| {megabytes(cluster.duplicate_bytes)} | {cluster.first_seen_at:%Y-%m-%d} "
+        f"| `{cluster.pictures[0].sha256[:12]}` |"
+        for cluster in clusters
+    ]
+    headings = ["| pictures | count | MB in copies | first seen | sha256 |", "| --- | ---: | ---: | --- | --- |"]
+    return dg.MetadataValue.md("\n".join([*headings, *rows]) if rows else "none")
+
+
+def _member(picture: ClusterPicture) -> str:
+    uri = luma_uri(picture.thumbnail, width=picture.width, height=picture.height, long_edge=THUMBNAIL_LONG_EDGE)
+    return f"![{picture.sha256[:12]}]({uri})"

@@ -69,6 +69,12 @@ class PostgresClusters:
 
     database: Database
 
+    async def has_more_hashes(self, tenant_id: TenantId, than: int) -> bool:
+        """See the Protocol."""
+        async with self.database.connection() as connection:
+            has_more: bool = await sql.has_more_hashes(connection, tenant_id=tenant_id, than=than)
+            return has_more
+
     async def hashes(self, tenant_id: TenantId) -> TenantHashes:
         """See the Protocol."""
         copied = _CopiedHashes()

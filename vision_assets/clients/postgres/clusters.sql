@@ -1,3 +1,7 @@
+-- name: has_more_hashes(tenant_id, than)$
+-- Whether one tenant has more hashes that may be matched than so many.
+SELECT EXISTS (SELECT FROM phash_index WHERE tenant_id = :tenant_id AND flags = '{}' OFFSET :than::bigint);
+
 -- name: fingerprints(tenant_id, sha256s, algorithm)
 -- What is compared of pictures of one tenant.
 SELECT p.sha256, h.phash, h.phash256, h.thumbnail, o.width, o.height
