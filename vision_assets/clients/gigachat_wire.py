@@ -18,6 +18,8 @@ from gigachat.settings import Settings as SdkSettings
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from vision_assets.clients.provider_calls import KEEPALIVE_SECONDS
+
 __all__ = ["AUTH_URL", "BASE_URL", "GigaChatAccess", "SdkClient"]
 
 _SECONDS_BELOW = 10**12
@@ -94,7 +96,7 @@ class SdkClient(GigaChatAsyncClient):
         transport = _TolerantTransport(
             httpx.AsyncHTTPTransport(
                 verify=ssl.create_default_context(cafile=access.ca_file),
-                limits=httpx.Limits(max_connections=access.max_connections),
+                limits=httpx.Limits(max_connections=access.max_connections, keepalive_expiry=KEEPALIVE_SECONDS),
             )
         )
         self._aclient_instance = httpx.AsyncClient(

@@ -17,7 +17,7 @@ from openai import APIStatusError, AsyncOpenAI
 from pydantic import BaseModel, Field, SecretStr
 
 from vision_assets.clients.openai_errors import ErrorInAnswer, is_slower_please, translated
-from vision_assets.clients.provider_calls import ProviderCalls
+from vision_assets.clients.provider_calls import KEEPALIVE_SECONDS, ProviderCalls
 
 _HEADERS_SENT = frozenset(
     {"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent"}
@@ -124,7 +124,7 @@ class OpenAICompatible:
         key = access.api_key.get_secret_value() if access.api_key else None
         async with httpx2.AsyncClient(
             timeout=access.timeout(),
-            limits=httpx2.Limits(max_connections=access.max_connections),
+            limits=httpx2.Limits(max_connections=access.max_connections, keepalive_expiry=KEEPALIVE_SECONDS),
             event_hooks={"request": [partial(_send_only_ours, key)]},
             trust_env=False,
         ) as http:

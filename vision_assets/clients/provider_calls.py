@@ -30,6 +30,9 @@ log = structlog.get_logger(__name__)
 
 Result = TypeVar("Result")
 
+KEEPALIVE_SECONDS = 2.0
+"""Of an idle connection. Servers close theirs after 5 s or more; a call that met that moment may have been billed."""
+
 _MAX_ATTEMPTS = 6
 _MAX_WAIT_SECONDS = 20.0
 _BREAKS_AFTER = 5
