@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from tests.pictures import encoded, photo
 from vision_assets.clients.picture_folder import PictureFolder
 from vision_assets.clients.postgres import Database
 from vision_assets.clients.postgres.posts import PostgresPosts, ensure_tenant
@@ -15,6 +16,7 @@ from vision_assets.core.errors import DatabaseUnavailable, StorageUnavailable, T
 from vision_assets.core.importing import import_posts
 from vision_assets.core.tenants import Tenant
 from vision_assets.definitions import build_defs
+from vision_assets.defs import media
 from vision_assets.defs.failures import raise_if_any, translated
 from vision_assets.defs.jobs import TENANT_PIPELINE
 from vision_assets.defs.partitions import TENANTS
@@ -131,6 +133,35 @@ def test_hashes_alone(defs: dg.Definitions, database: str, tmp_path: Path) -> No
         assert run(defs, tenant, instance, "phash_index").success
         assert instance.get_latest_materialization_event(dg.AssetKey("phash_index")) is not None
         assert instance.get_latest_materialization_event(dg.AssetKey("media_objects")) is None
+
+
+def test_near_duplicates_are_shown_when_hashes_changed(
+    defs: dg.Definitions, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that hashed pictures shows the tenant's clusters; one that hashed none, or has too many, looks for none."""
+    for number, quality in enumerate((90, 70, 50)):
+        (tmp_path / f"{number}.jpg").write_bytes(encoded(photo(), quality=quality))
+    (tmp_path / "other.jpg").write_bytes(encoded(photo(seed=2)))
+    shown = []
+    with dg.DagsterInstance.ephemeral() as instance:
+        for seed in (None, None, 3):
+            if seed is not None:
+                (tmp_path / "later.jpg").write_bytes(encoded(photo(seed=seed)))
+                monkeypatch.setattr(media, "CLUSTERED_HASHES", 4)
+            tenant = imported(database, tmp_path)
+            assert run(defs, tenant, instance, "media_objects", "phash_index").success
+            event = instance.get_latest_materialization_event(dg.AssetKey("phash_index"))
+            assert event is not None
+            assert event.asset_materialization is not None
+            shown.append(event.asset_materialization.metadata)
+    first, again, many = shown
+    assert first["near_duplicates"].value == "3 pictures in 1 clusters, of 4 hashes"
+    assert (first["clusters"].value, first["pictures_in_clusters"].value) == (1, 3)
+    assert first["duplicate_megabytes"].value != 0
+    assert str(first["largest_clusters"].value).count("](data:image/webp;base64,") == 3
+    assert "nothing was hashed" in str(again["near_duplicates"].value)
+    assert "more than 4 hashes" in str(many["near_duplicates"].value)
+    assert not {"clusters", "largest_clusters"} & (set(again) | set(many))
 
 
 def test_unknown_tenant_fails_for_good(defs: dg.Definitions) -> None:

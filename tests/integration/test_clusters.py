@@ -72,6 +72,8 @@ async def test_tenants_with_identical_pictures_share_nothing(world: World) -> No
     for tenant_id in (one, other):
         found = await duplicates(world, tenant_id)
         assert (found.hashes, found.pictures, found.bytes) == (5, 5, 5_000)
+        assert await ledger.has_more_hashes(tenant_id, 4)
+        assert not await ledger.has_more_hashes(tenant_id, 5)
         assert all(str(tenant_id) in picture.s3_key for picture in found.largest[0].pictures)
     assert await duplicates(world, third) == Duplicates(1, 0, 0, 0, 0, ())
     everybodys = [sha256_of(name) for name, _ in copies]

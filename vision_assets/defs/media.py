@@ -1,6 +1,7 @@
 """`media_objects` and `phash_index`: one pass over each picture's bytes serves both."""
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import dagster as dg
 
@@ -17,6 +18,8 @@ from vision_assets.resources import Ledgers, MediaSourceResource, PostgresResour
 
 MEDIA_OBJECTS = dg.AssetKey("media_objects")
 PHASH_INDEX = dg.AssetKey("phash_index")
+
+ClusterMetadata: TypeAlias = "str | int | float | dg.MetadataValue"
 
 CLUSTERED_HASHES = 100_000
 """Up to here, finding a tenant's clusters takes about a second; each run that hashes a picture does it anew."""
@@ -68,7 +71,7 @@ def media(
     """Store and hash a tenant's pictures."""
     selected = context.selected_asset_keys
 
-    async def work(tenant: Tenant, ledgers: Ledgers) -> tuple[MediaReport, HashReport, dict[str, dg.RawMetadataValue]]:
+    async def work(tenant: Tenant, ledgers: Ledgers) -> tuple[MediaReport, HashReport, dict[str, ClusterMetadata]]:
         store = s3.connect()
         one_pass = MediaPass(
             tenant_id=tenant.id,
@@ -85,7 +88,7 @@ def media(
         stored = await one_pass.store_media() if MEDIA_OBJECTS in selected else MediaReport()
         # What the pass above stored is hashed already; this finds what an older algorithm left behind.
         hashed = await one_pass.hash_stored_media() if PHASH_INDEX in selected else HashReport()
-        clusters: dict[str, dg.RawMetadataValue] = {}
+        clusters: dict[str, ClusterMetadata] = {}
         if PHASH_INDEX in selected:
             is_changed = bool(stored.states["stored"] or hashed.hashed)
             clusters = await _clusters(tenant, ledgers.clusters, is_changed=is_changed)
@@ -119,7 +122,7 @@ def media(
         )
 
 
-async def _clusters(tenant: Tenant, ledger: ClusterLedger, *, is_changed: bool) -> dict[str, dg.RawMetadataValue]:
+async def _clusters(tenant: Tenant, ledger: ClusterLedger, *, is_changed: bool) -> dict[str, ClusterMetadata]:
     """Tell of near-duplicates, where it costs little: clusters change only with the hashes."""
     if not is_changed:
         return {"near_duplicates": "as before: nothing was hashed in this run"}
