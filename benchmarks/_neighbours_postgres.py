@@ -1,4 +1,4 @@
-"""Hashes of several tenants in Postgres, as the assets leave them there.
+"""Hashes of several tenants in Postgres, as the assets leave them there, and the look-up of a step among them.
 
 What is not here: the statement that finds neighbours (`clients/postgres/vision.sql`), and figures (`neighbours.py`).
 """
@@ -6,16 +6,26 @@ What is not here: the statement that finds neighbours (`clients/postgres/vision.
 import hashlib
 import io
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from uuid import UUID
 
 import numpy as np
 import psycopg2
 
 from benchmarks._hashes import Hashes
+from tests.hashed import hashed, write_objects
+from tests.hashed import sha256_of as named_sha256
+from vision_assets.clients.postgres import Database
+from vision_assets.clients.postgres.media import PostgresMedia
+from vision_assets.clients.postgres.vision import PostgresVision
+from vision_assets.core.neighbours import Fingerprint
 from vision_assets.core.phash import ALGORITHM
 from vision_assets.core.tenants import TenantId
+from vision_assets.core.vision import VisionProvider
+from vision_assets.core.vision_ledger import Medium
 
 TENANT = TenantId(UUID("2f6f3f1f-7c1d-4f55-9d2a-0b9f2a4e0010"))
 OTHERS = [TenantId(UUID(int=TENANT.int + number)) for number in range(1, 4)]
@@ -64,3 +74,42 @@ def index_definitions(database_url: str) -> Iterator[tuple[str, str]]:
             "SELECT indexname, indexdef FROM pg_indexes WHERE indexname LIKE 'phash_index_chunk%%' ORDER BY indexname"
         )
         yield from cursor.fetchall()
+
+
+def index_bytes(database_url: str) -> int:
+    """Tell what the indexes of hashes take."""
+    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT sum(pg_relation_size(indexname::regclass)) FROM pg_indexes "
+            "WHERE indexname LIKE 'phash_index_chunk%%'"
+        )
+        return int(cursor.fetchone()[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Asks for a picture's neighbours as the step of `vision_results` does."""
+
+    database: Database
+    provider: VisionProvider
+
+    async def neighbours(self, tenant_id: TenantId, phash: int) -> list[str]:
+        """Name the neighbours of a picture that comes after all others."""
+        medium = Medium(
+            sha256="f" * 64,
+            mime="image/jpeg",
+            s3_key="",
+            order=(1 << 60, 0),
+            fingerprint=Fingerprint(phash, bytes(32), bytes(4096), 1280, 960),
+        )
+        found = await PostgresVision(self.database).earlier_neighbours(tenant_id, medium, provider=self.provider)
+        return [neighbour.sha256 for neighbour in found]
+
+
+async def add_rows(database: Database, tenant_id: TenantId, hashes: Hashes) -> float:
+    """Add hashes as the step does, and tell how many seconds that took; their pictures are there before."""
+    named = [(f"added {number}", hashed(phash)) for number, phash in enumerate(hashes.tolist())]
+    await write_objects(database, tenant_id, [name for name, _ in named], size=(1280, 960))
+    started = time.perf_counter()
+    await PostgresMedia(database).record_hashes(tenant_id, [(named_sha256(name), one) for name, one in named])
+    return time.perf_counter() - started

@@ -23,10 +23,10 @@ def hashed(phash: int, *, flags: tuple[str, ...] = ()) -> PerceptualHash:
     return PerceptualHash(phash=phash, phash256=bytes(32), thumbnail=FLAT, flags=flags)
 
 
-async def write_hashes(
-    database: Database, tenant_id: TenantId, hashes: Sequence[tuple[str, PerceptualHash]], *, size: tuple[int, int]
+async def write_objects(
+    database: Database, tenant_id: TenantId, names: Sequence[str], *, size: tuple[int, int]
 ) -> None:
-    """Register pictures of a tenant by their names, in the order given, each of 1000 bytes."""
+    """Register pictures of a tenant that are not hashed yet, in the order given, each of 1000 bytes."""
     await database.pool.execute(
         """
         INSERT INTO media_objects
@@ -35,8 +35,15 @@ async def write_hashes(
         FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS picture (sha256, s3_key, number)
         """,
         tenant_id,
-        [sha256_of(name) for name, _ in hashes],
-        [media_key(tenant_id, sha256_of(name), extension="jpg") for name, _ in hashes],
+        [sha256_of(name) for name in names],
+        [media_key(tenant_id, sha256_of(name), extension="jpg") for name in names],
         *size,
     )
+
+
+async def write_hashes(
+    database: Database, tenant_id: TenantId, hashes: Sequence[tuple[str, PerceptualHash]], *, size: tuple[int, int]
+) -> None:
+    """Register pictures of a tenant by their names, in the order given, each of 1000 bytes."""
+    await write_objects(database, tenant_id, [name for name, _ in hashes], size=size)
     await PostgresMedia(database).record_hashes(tenant_id, [(sha256_of(name), one) for name, one in hashes])
