@@ -5,7 +5,7 @@ What is not here: the gate by itself (`test_budget_defects.py`).
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from vision_assets.core.errors import (
     ProviderUnavailable,
     StorageUnavailable,
 )
+from vision_assets.core.reuse import Judged
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import VisionProvider, VisionResult
 from vision_assets.core.vision_ledger import Medium
@@ -288,11 +289,14 @@ async def test_what_cannot_be_recorded_is_not_paid_for_again(bench: Bench) -> No
             s3_key: str | None,
             s3_bytes: int | None,
             reason: str | None,
+            decided: Sequence[Judged] = (),
         ) -> None:
             """Fail, or write."""
             if s3_key is None:
                 raise DatabaseConflict("deadlock detected")
-            await PostgresVision.record_result(self, tenant_id, result, s3_key=s3_key, s3_bytes=s3_bytes, reason=reason)
+            await PostgresVision.record_result(
+                self, tenant_id, result, s3_key=s3_key, s3_bytes=s3_bytes, reason=reason, decided=decided
+            )
 
     class SlowForResults(BrokenForResults):
         """A bucket that takes its time."""

@@ -134,6 +134,35 @@ async def test_vision_decisions_back_and_forward_on_data(database: str) -> None:
     assert await ask(database, SCHEMA, INDEXES, CONSTRAINTS) == schema
 
 
+async def test_reuse_back_and_forward_on_data(database: str) -> None:
+    """Back, pictures whose reuse was denied are to do again, for there is no sign left of what they were; results stay."""
+    await fill(database)
+    schema = await ask(database, SCHEMA, INDEXES, CONSTRAINTS)
+    decided = "SELECT candidate_sha256, verdict, reason FROM reuse_decisions"
+    denied = "SELECT origin, reason, phash FROM reuse_denials"
+    await ask(
+        database,
+        "INSERT INTO vision_results (tenant_id, sha256, provider, model, schema_version, fingerprint, status, method,"
+        " reason) SELECT tenant_id, sha256, 'paid', made.model, '1.0', '', made.status, made.method, made.reason"
+        " FROM media_objects, (VALUES ('large', 'ok', 'new', NULL), ('small', 'skipped', 'skipped', 'reuse_denied'))"
+        " AS made (model, status, method, reason)",
+        "INSERT INTO reuse_decisions SELECT tenant_id, sha256, 'c', 'paid', 'large', 2, 4, 0.01, 8.5, 'strict',"
+        " 'refused', 'cells' FROM media_objects",
+        "INSERT INTO reuse_denials (tenant_id, sha256, origin, reason) SELECT tenant_id, sha256, 'operator', 'why'"
+        " FROM media_objects",
+    )
+    assert await ask(database, decided, denied) == [[("c", "refused", "cells")], [("operator", "why", None)]]
+    downgrade(database, "0003")
+    assert await ask(database, "SELECT model, method FROM vision_results", USAGE) == [
+        [("large", "new")],
+        [("media", 9, 1)],
+    ]
+    assert not {("reuse_decisions",), ("reuse_denials",)} & set((await ask(database, TABLES))[0])
+    migrate(database)
+    assert await ask(database, decided, denied, "SELECT model FROM vision_results") == [[], [], [("large",)]]
+    assert await ask(database, SCHEMA, INDEXES, CONSTRAINTS) == schema
+
+
 def test_several_at_once(bare_database: str) -> None:
     """Processes that start together do not migrate twice: the others wait and find it done."""
     with ThreadPoolExecutor(4) as pool:

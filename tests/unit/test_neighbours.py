@@ -3,11 +3,22 @@
 import io
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vision_assets.core.neighbours import CHUNK_BITS, RADIUS_BITS, Fingerprint, probes, same_picture
+from vision_assets.core.neighbours import (
+    CHUNK_BITS,
+    RADIUS_BITS,
+    Criterion,
+    Fingerprint,
+    Likeness,
+    Strictness,
+    compare,
+    probes,
+    same_picture,
+)
 from vision_assets.core.phash import perceptual_hash
 from vision_assets.core.pictures import decode_upright
 
@@ -58,3 +69,36 @@ def test_changed_pictures_are_others() -> None:
     patched = photo.copy()
     patched.paste("white", (width // 2, height // 2, width // 2 + width // 20, height // 2 + height // 20))
     assert not same_picture(own, fingerprint(patched))
+
+
+def test_how_far_apart() -> None:
+    """A brighter copy lies nowhere else; one bit, one bit of 256, a wider frame and one cell are told as they are."""
+    own = Fingerprint(0, bytes(32), bytes([100] * 4096), 1000, 500)
+    assert compare(own, Fingerprint(0, bytes(32), bytes([120] * 4096), 500, 250)) == Likeness(0, 0, 0.0, 0.0)
+    cells = bytearray([100] * 4096)
+    cells[7] = 141
+    other = Fingerprint(0b1011, bytes(31) + b"\1", bytes(cells), 1010, 500)
+    found = compare(own, other)
+    assert (found.distance_bits, found.distance_256_bits) == (3, 1)
+    assert found.aspect_difference == pytest.approx(0.01)
+    assert found.cell_difference == pytest.approx(41 * 4095 / 4096, abs=1e-3)
+    assert compare(other, own) == found
+
+
+@pytest.mark.parametrize(
+    ("likeness", "strictness", "criterion"),
+    [
+        (Likeness(6, 10, 0.015, 8), "strict", None),
+        (Likeness(8, 12, 0.02, 13), "strict", "hash_radius"),
+        (Likeness(6, 12, 0.02, 13), "strict", "hash_256"),
+        (Likeness(6, 10, 0.02, 13), "strict", "aspect"),
+        (Likeness(6, 10, 0.015, 8.1), "strict", "cells"),
+        (Likeness(6, 10, 0.015, 12), "normal", None),
+        (Likeness(6, 10, 0.015, 12.1), "normal", "cells"),
+    ],
+)
+def test_the_first_criterion_that_fails(
+    likeness: Likeness, strictness: Strictness, criterion: Criterion | None
+) -> None:
+    """Up to each limit two pictures are the same; beyond it the criterion is named."""
+    assert likeness.exceeds(strictness) == criterion

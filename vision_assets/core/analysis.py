@@ -32,7 +32,7 @@ from vision_assets.core.paid_calls import WAITS_SECONDS, PaidCalls
 from vision_assets.core.policy import Decision, VisionPolicy, decide, rules_fingerprint
 from vision_assets.core.price import TokenPrice
 from vision_assets.core.results import Results
-from vision_assets.core.reuse import Neighbour, choose_donor
+from vision_assets.core.reuse import Asking, Judged, Neighbour, Reuse, ReuseRules, decide_reuse
 from vision_assets.core.storage import ObjectStore
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import (
@@ -100,6 +100,9 @@ class VisionPass:
     _todo: ToDo | None = field(init=False, default=None)
     _under_way: dict[str, asyncio.Task[None]] = field(init=False, default_factory=dict)
     _decided: list[Decided] = field(init=False, default_factory=list)
+    _reuse: ReuseRules = field(init=False, default_factory=ReuseRules)
+    _refused: list[Judged] = field(init=False, default_factory=list)
+    _quarantined: dict[str, str] = field(init=False, default_factory=dict)
     _tallied: Tally = field(init=False)
     _failed_in_succession: int = field(init=False, default=0)
 
@@ -137,6 +140,7 @@ class VisionPass:
             DatabaseUnavailable, DatabaseConflict: Transient; calls under way have ended before.
         """
         todo = await self.begin()
+        await self._begin_reuse()
         room = asyncio.Semaphore(self.concurrency * _UNDER_WAY_PER_CALL)
         fault: TransientError | None = None
         async with asyncio.TaskGroup() as group:
@@ -171,6 +175,14 @@ class VisionPass:
             )
         return self._todo
 
+    async def _begin_reuse(self) -> None:
+        """Take back what was denied, once more for what a pass that was under way then took; read what is denied."""
+        if self.policy.reuse == "never":
+            self._reuse = ReuseRules(strictness=None)
+        else:
+            self.report.taken_back = await self.ledger.take_back_denied(self.tenant_id)
+            self._reuse = ReuseRules(self.policy.reuse, await self.ledger.denials(self.tenant_id))
+
     async def _media(self, todo: ToDo) -> AsyncIterator[Medium]:
         after = (-1, -1, "")
         while page := await self.ledger.unanalysed(self.tenant_id, todo, after=after, limit=PAGE_SIZE):
@@ -186,6 +198,10 @@ class VisionPass:
         decided, self._decided = self._decided, []
         if decided:
             await self.ledger.record_decisions(self.tenant_id, decided, todo=todo)
+        refused, self._refused = self._refused, []
+        quarantined, self._quarantined = self._quarantined, {}
+        if refused or quarantined:
+            await self.ledger.record_refusals(self.tenant_id, refused, quarantined=quarantined, provider=self.provider)
         tally = self.report.tally()
         await self.ledger.record_progress(self.tenant_id, todo=todo, tally=tally - self._tallied)
         self._tallied = tally
@@ -229,11 +245,13 @@ class VisionPass:
             return
         if await self._results.restore(medium):
             return
-        donor = choose_donor(medium.fingerprint, await self._neighbours(medium))
-        if donor is not None and donor.result is not None:
-            log.info("vision.near_duplicate", donor_sha256=donor.sha256)
-            await self._reuse(medium, donor.result.analysis, donor=donor)
+        reuse = await self._decide_reuse(medium)
+        donor = reuse.donor
+        if donor is not None and donor.candidate.result is not None:
+            log.info("vision.near_duplicate", donor_sha256=donor.candidate.sha256)
+            await self._take(medium, donor.candidate.result.analysis, donor=donor, refused=reuse.refused)
             return
+        self._refused += reuse.refused
         decision = self._decide(medium, quota_exhausted=False)
         if decision.verdict == "skip":
             self._tell(decision)
@@ -269,10 +287,21 @@ class VisionPass:
         else:
             self._tell(decision)
 
+    async def _decide_reuse(self, medium: Medium) -> Reuse:
+        """Decide whose result a picture may take; a hash that quarantines itself is never matched from here on."""
+        if medium.fingerprint is None or self._reuse.strictness is None:
+            return Reuse()
+        own = Asking(medium.sha256, medium.fingerprint, medium.own_text)
+        reuse = decide_reuse(own, await self._neighbours(medium), self._reuse)
+        self.report.count_reuse(own.fingerprint, reuse)
+        if reuse.quarantined:
+            log.warning("vision.hash_quarantined", different=reuse.different)
+            self._reuse.denials.quarantine(own.sha256, own.fingerprint.phash)
+            self._quarantined[own.sha256] = f"{reuse.different} different pictures within the radius of its hash"
+        return reuse
+
     async def _neighbours(self, medium: Medium) -> Sequence[Neighbour]:
         """List earlier pictures that look alike, when those that are under way have their results."""
-        if medium.fingerprint is None:
-            return ()
         # Of now: one that ends while the neighbours are read has no result there, and is waited for.
         under_way = dict(self._under_way)
         found = await self.ledger.earlier_neighbours(self.tenant_id, medium, provider=self.provider)
@@ -418,7 +447,7 @@ class VisionPass:
     def _cost(self, tokens: int) -> int:
         return 0 if self.price is None else self.price.microunits(tokens)
 
-    async def _reuse(self, medium: Medium, analysis: Analysis, *, donor: Neighbour) -> None:
+    async def _take(self, medium: Medium, analysis: Analysis, *, donor: Judged, refused: Sequence[Judged]) -> None:
         measured = analysis.measurement
         if (own := medium.fingerprint) is not None:
             # The picture's own size; everything else is the donor's.
@@ -427,4 +456,4 @@ class VisionPass:
             update={"measurement": measured, "tokens_used": 0, "cost_microunits": 0, "file_id": None}
         )
         result = self._results.make(medium, analysis, method="near_duplicate", reason="cache_hit", donor=donor)
-        await self._results.put(medium, result, how="near_duplicate")
+        await self._results.put(medium, result, how="near_duplicate", decided=(donor, *refused))

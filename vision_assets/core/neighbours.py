@@ -2,17 +2,25 @@
 
 The hash alone is not safe: screenshots of one program and pages of one form collide. So a candidate must also agree in
 the 256-bit hash, the aspect ratio and every cell of the thumbnail.
-What is not here: whether the donor's result may be reused (`analysis.py`), the index (`clients/postgres/vision.py`).
+What is not here: whether the donor's result may be reused (`reuse.py`), the index (`clients/postgres/vision.py`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+
+Strictness = Literal["strict", "normal"]
+"""How alike the cells of two thumbnails must be."""
+
+Criterion = Literal["hash_radius", "hash_256", "aspect", "cells"]
+"""What two pictures may differ in too much, in the order in which it is asked."""
 
 RADIUS_BITS = 6
 RADIUS_256_BITS = 10
 ASPECT_TOLERANCE = 0.015
-CELL_TOLERANCE = 8
+CELL_TOLERANCE: Mapping[Strictness, float] = {"strict": 8, "normal": 12}
 """Largest difference of one of 64×64 luma cells, of 255, after the means are subtracted."""
 
 CHUNKS = 4
@@ -52,18 +60,49 @@ def distance_bits(left: int, right: int) -> int:
     return (left ^ right).bit_count()
 
 
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """How far two pictures lie apart.
+
+    Attributes:
+        distance_bits: Of 64.
+        distance_256_bits: Of 256.
+        aspect_difference: By how much of itself the smaller aspect ratio is exceeded by the other.
+        cell_difference: Largest difference of one of the thumbnails' cells, of 255, after the means are subtracted.
+    """
+
+    distance_bits: int
+    distance_256_bits: int
+    aspect_difference: float
+    cell_difference: float
+
+    def exceeds(self, strictness: Strictness) -> Criterion | None:
+        """Name the first criterion by which they are two pictures; None: they are copies of one."""
+        if self.distance_bits > RADIUS_BITS:
+            return "hash_radius"
+        if self.distance_256_bits > RADIUS_256_BITS:
+            return "hash_256"
+        if self.aspect_difference > ASPECT_TOLERANCE:
+            return "aspect"
+        return "cells" if self.cell_difference > CELL_TOLERANCE[strictness] else None
+
+
+def compare(left: Fingerprint, right: Fingerprint) -> Likeness:
+    """Measure how far two pictures lie apart; both hashes must be free of flags."""
+    aspects = left.width / left.height, right.width / right.height
+    cells = [np.frombuffer(side.thumbnail, dtype=np.uint8).astype(np.float32) for side in (left, right)]
+    cells = [side - side.mean() for side in cells]
+    return Likeness(
+        distance_bits=distance_bits(left.phash, right.phash),
+        distance_256_bits=distance_bits(int.from_bytes(left.phash256, "big"), int.from_bytes(right.phash256, "big")),
+        aspect_difference=max(aspects) / min(aspects) - 1,
+        cell_difference=float(np.abs(cells[0] - cells[1]).max()),
+    )
+
+
 def same_picture(left: Fingerprint, right: Fingerprint) -> bool:
-    """Decide whether two pictures are copies of one in another size or compression.
+    """Decide, strictly, whether two pictures are copies of one in another size or compression.
 
     Both hashes must be free of flags. Crops, borders, captions and flips are other pictures.
     """
-    if distance_bits(left.phash, right.phash) > RADIUS_BITS:
-        return False
-    if distance_bits(int.from_bytes(left.phash256, "big"), int.from_bytes(right.phash256, "big")) > RADIUS_256_BITS:
-        return False
-    aspects = left.width / left.height, right.width / right.height
-    if max(aspects) / min(aspects) - 1 > ASPECT_TOLERANCE:
-        return False
-    cells = [np.frombuffer(side.thumbnail, dtype=np.uint8).astype(np.float32) for side in (left, right)]
-    cells = [side - side.mean() for side in cells]
-    return bool(np.abs(cells[0] - cells[1]).max() <= CELL_TOLERANCE)
+    return compare(left, right).exceeds("strict") is None

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from vision_assets.core.language import language_of
+from vision_assets.core.neighbours import Strictness
 from vision_assets.core.pictures import MIME_TYPES
 from vision_assets.core.prompts import Language, Preset
 from vision_assets.core.vision import Kind, ProviderName
@@ -157,6 +158,7 @@ class VisionPolicy(_Rules):
         description_language: In which a provider is asked to describe.
         ocr_only: Types whose text alone is read.
         over_budget: What becomes of all other types then: `defer` until the budget is reset, or `ocr` at no cost.
+        reuse: How alike an earlier picture must be whose result is taken: `strict`, `normal`; `never`: none is.
         prompts: Which prompt a picture gets.
     """
 
@@ -172,6 +174,7 @@ class VisionPolicy(_Rules):
     description_language: Language = Language.RU
     ocr_only: OcrOnly = OcrOnly()
     over_budget: Literal["defer", "ocr"] = "defer"
+    reuse: Strictness | Literal["never"] = "strict"
     prompts: Prompts = Prompts()
 
     @field_validator("model")

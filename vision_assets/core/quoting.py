@@ -12,12 +12,11 @@ from typing import Protocol
 
 from vision_assets.core.budget import Window
 from vision_assets.core.budget_gate import BudgetGate
-from vision_assets.core.neighbours import same_picture
 from vision_assets.core.paid_calls import held_at
 from vision_assets.core.policy import VisionPolicy, decide, rules_fingerprint
 from vision_assets.core.price import TokenPrice
 from vision_assets.core.quote import CallTokens, Pace, Quote, Work, quote
-from vision_assets.core.reuse import Neighbour, choose_donor
+from vision_assets.core.reuse import Asking, Denials, Neighbour, Reuse, ReuseRules, decide_reuse
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import SCHEMA_VERSION, ProviderIdentity, vision_key
 from vision_assets.core.vision_ledger import Medium, ToDo
@@ -30,7 +29,7 @@ class Near:
     """Pictures of a tenant that look like one of them.
 
     Attributes:
-        earlier: That appeared before it, nearest first, and may be donors.
+        earlier: That appeared before it, nearest first.
         is_awaited: One appeared after it, and may ask for its result.
     """
 
@@ -67,6 +66,10 @@ class QuoteLedger(Protocol):
         self, tenant_id: TenantId, media: Sequence[Medium], *, provider: ProviderIdentity
     ) -> Mapping[str, Near]:
         """List, by sha256, what looks like each of the pictures, as `VisionLedger.earlier_neighbours` does for one."""
+        ...
+
+    async def denials(self, tenant_id: TenantId) -> Denials:
+        """See `VisionLedger`."""
         ...
 
     async def pace(self, tenant_id: TenantId, *, provider: ProviderIdentity) -> Pace:
@@ -111,6 +114,7 @@ class Quoting:
     _donors: set[bytes] = field(init=False, default_factory=set)
     _counts: Counter[str] = field(init=False, default_factory=Counter)
     _skipped: Counter[str] = field(init=False, default_factory=Counter)
+    _reuse: ReuseRules = field(init=False, default_factory=ReuseRules)
 
     async def count(self) -> int:
         """Count the pictures that are to do, for the progress."""
@@ -126,6 +130,10 @@ class Quoting:
         if self.gate is not None and self.provider.estimated_tokens:
             call = CallTokens.of(await held_at(self.gate, self.provider))
             windows = list(await self.gate.windows(self.tenant_id, provider=self.provider.name))
+        if self.policy.reuse == "never":
+            self._reuse = ReuseRules(strictness=None)
+        else:
+            self._reuse = ReuseRules(self.policy.reuse, await self.ledger.denials(self.tenant_id))
         pace = await self.ledger.pace(self.tenant_id, provider=self.provider)
         self._donors, self._counts, self._skipped = set(), Counter(), Counter()
         todo = self._todo()
@@ -182,13 +190,23 @@ class Quoting:
             elif medium.sha256 in page.in_storage:
                 self._counts["in_storage"] += 1
                 self._will_have_its_own(medium, near)
-            elif choose_donor(medium.fingerprint, near.earlier) is not None:
+            elif (reuse := self._decide_reuse(medium, near)).donor is not None:
                 self._counts["near_duplicates"] += 1
             else:
-                self._without_a_result(medium, near)
+                self._without_a_result(medium, near, reuse)
 
-    def _without_a_result(self, medium: Medium, near: Near) -> None:
-        reused = self._awaits(medium, near)
+    def _decide_reuse(self, medium: Medium, near: Near) -> Reuse:
+        if medium.fingerprint is None:
+            return Reuse()
+        own = Asking(medium.sha256, medium.fingerprint, medium.own_text)
+        reuse = decide_reuse(own, near.earlier, self._reuse)
+        if reuse.quarantined:
+            self._reuse.denials.quarantine(own.sha256, own.fingerprint.phash)
+        return reuse
+
+    def _without_a_result(self, medium: Medium, near: Near, reuse: Reuse) -> None:
+        # An earlier picture that is to do itself will have a result for this one.
+        reused = any(bytes.fromhex(sha256) in self._donors for sha256 in reuse.awaited)
         self._counts["near_duplicates"] += reused
         decision = decide(self.policy, medium.sha256, medium.posts, quota_exhausted=False, calls_cost=self._calls_cost)
         if decision.verdict == "skip":
@@ -205,11 +223,3 @@ class Quoting:
     def _will_have_its_own(self, medium: Medium, near: Near) -> None:
         if near.is_awaited:
             self._donors.add(bytes.fromhex(medium.sha256))
-
-    def _awaits(self, medium: Medium, near: Near) -> bool:
-        """Tell whether an earlier picture that is to do itself will have a result for this one."""
-        return medium.fingerprint is not None and any(
-            bytes.fromhex(neighbour.sha256) in self._donors and same_picture(medium.fingerprint, neighbour.fingerprint)
-            for neighbour in near.earlier
-            if neighbour.result is None
-        )

@@ -3,6 +3,7 @@
 What is not here: when a picture gets which result (`analysis.py`), and what a result is (`vision.py`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -11,8 +12,7 @@ import structlog
 
 from vision_assets.core.errors import QuotaExceeded, StorageBusy, StorageUnavailable
 from vision_assets.core.guarded_store import QuotaGuardedStore
-from vision_assets.core.neighbours import distance_bits
-from vision_assets.core.reuse import Neighbour
+from vision_assets.core.reuse import Judged
 from vision_assets.core.storage import ObjectStore
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import (
@@ -52,15 +52,15 @@ class Results:
         provider: ProviderIdentity | None = None,
         method: Literal["new", "near_duplicate", "fallback"] = "new",
         reason: Literal["new", "cache_hit", "fallback"] = "new",
-        donor: Neighbour | None = None,
+        donor: Judged | None = None,
     ) -> VisionResult:
         """Put an answer under the picture's name.
 
         Args:
             provider: Who gave it, if it is not the provider that was to.
+            donor: Whose answer it is, if it is not the picture's own.
         """
         provider = provider or self.provider
-        own = medium.fingerprint
         return VisionResult(
             sha256=medium.sha256,
             tenant_id=str(self.tenant_id),
@@ -71,8 +71,10 @@ class Results:
                 model=provider.model,
                 fingerprint=provider.fingerprint,
                 method=method,
-                donor_sha256=donor.sha256 if donor else None,
-                distance_bits=distance_bits(own.phash, donor.fingerprint.phash) if donor and own else None,
+                donor_sha256=donor.candidate.sha256 if donor else None,
+                distance_bits=donor.likeness.distance_bits if donor else None,
+                distance_256_bits=donor.likeness.distance_256_bits if donor else None,
+                cell_difference=donor.likeness.cell_difference if donor else None,
             ),
             analysis_reason=reason,
             analyzed_at=datetime.now(UTC),
@@ -81,8 +83,11 @@ class Results:
     async def restore(self, medium: Medium) -> bool:
         """Write the row of a result that lies in S3 already, as after a crash between the put and the row.
 
+        What was taken from another picture is decided anew, at no cost: no such row stands without its decision, and
+        the donor may have been denied since.
+
         Returns:
-            False: There is none to the present question.
+            False: There is none of its own to the present question.
         """
         key = self._key(medium)
         body = await self.store.get(key)
@@ -95,17 +100,19 @@ class Results:
                 "vision.cache_unreadable", s3_key=key, error_type=type(error).__name__, error=str(error), exc_info=True
             )
             return False
-        if result.provenance.fingerprint != self.provider.fingerprint:
+        provenance = result.provenance
+        if provenance.fingerprint != self.provider.fingerprint or provenance.method == "near_duplicate":
             return False
         await self.ledger.record_result(self.tenant_id, result, s3_key=key, s3_bytes=len(body), reason=None)
         self.report.count(medium, result, method="cache_hit")
         return True
 
-    async def put(self, medium: Medium, result: VisionResult, *, how: str) -> None:
+    async def put(self, medium: Medium, result: VisionResult, *, how: str, decided: Sequence[Judged] = ()) -> None:
         """Put a result to S3; what the quota keeps out stands in Postgres alone, and each run tries again.
 
         Args:
             how: For the report: `new`, `cache_hit` or `near_duplicate`.
+            decided: Of a reuse: about its donor, and about those that stood nearer.
 
         Raises:
             StorageUnavailable: It stands in Postgres alone.
@@ -130,6 +137,7 @@ class Results:
             s3_key=key,
             s3_bytes=len(body) if key else None,
             reason=reason,
+            decided=decided,
         )
         if fault is not None:
             raise fault

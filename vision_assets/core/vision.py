@@ -147,7 +147,10 @@ class Provenance(_Value):
 
     Attributes:
         fingerprint: Of provider code, prompt and policy; another one means: do it again.
-        method: `new`, or `near_duplicate` of `donor_sha256` at `distance_bits`.
+        method: `new`, or `near_duplicate` of `donor_sha256`.
+        distance_bits: From the donor, of 64.
+        distance_256_bits: The same, of 256.
+        cell_difference: From the donor: the largest of one of 64×64 luma cells, of 255.
     """
 
     provider: str
@@ -157,6 +160,8 @@ class Provenance(_Value):
     method: Literal["new", "near_duplicate", "fallback"]
     donor_sha256: str | None = None
     distance_bits: int | None = None
+    distance_256_bits: int | None = None
+    cell_difference: float | None = None
 
 
 class VisionResult(_Value):

@@ -4,7 +4,7 @@ What is not here: the order of the work (`analysis.py`), and the registry itself
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 from vision_assets.core.errors import InputRejected, MediaMissing
 from vision_assets.core.neighbours import Fingerprint
 from vision_assets.core.policy import PolicyPost
-from vision_assets.core.reuse import Neighbour
+from vision_assets.core.reuse import Denials, Judged, Neighbour
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import Measured, ProviderIdentity, VisionProvider, VisionResult
 
@@ -56,6 +56,7 @@ class Medium:
         seen: Where it stands in posts, and in which version of them: what is decided holds for that alone.
         attempts: Calls about it that were charged and brought no answer.
         has_stopgap: Something stands for the answer already: its text, or the answer to an earlier question.
+        own_text: That was read in this very picture for it; None: nothing was.
     """
 
     sha256: str
@@ -69,6 +70,7 @@ class Medium:
     seen: str = ""
     attempts: int = 0
     has_stopgap: bool = False
+    own_text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Tally:
     Attributes:
         media: Pictures by (status of the result, how it came).
         decisions: Of the policy, by (verdict, reason).
+        reuse: What was decided about candidates, by (verdict, reason).
         deferred: Calls that were not made, or in vain, by reason.
         calls: To the provider that brought a result.
         call_milliseconds: They took, together.
@@ -104,6 +107,7 @@ class Tally:
 
     media: Counter[tuple[str, str]]
     decisions: Counter[tuple[str, str]]
+    reuse: Counter[tuple[str, str]]
     deferred: Counter[str]
     calls: int
     call_milliseconds: int
@@ -112,6 +116,7 @@ class Tally:
         return Tally(
             self.media - earlier.media,
             self.decisions - earlier.decisions,
+            self.reuse - earlier.reuse,
             self.deferred - earlier.deferred,
             self.calls - earlier.calls,
             self.call_milliseconds - earlier.call_milliseconds,
@@ -134,7 +139,22 @@ class VisionLedger(Protocol):
     async def earlier_neighbours(
         self, tenant_id: TenantId, medium: Medium, *, provider: VisionProvider
     ) -> Sequence[Neighbour]:
-        """List this tenant's pictures within the radius that appeared earlier, nearest first, and may be donors."""
+        """List this tenant's pictures within the radius that appeared earlier, nearest first.
+
+        Of those that took another's result a few will do: they are never donors.
+        """
+        ...
+
+    async def take_back_denied(self, tenant_id: TenantId) -> int:
+        """Make results to do again that were taken from pictures which an operator has denied since, or by them.
+
+        Returns:
+            Of how many pictures.
+        """
+        ...
+
+    async def denials(self, tenant_id: TenantId) -> Denials:
+        """Tell which pictures take no result and give none."""
         ...
 
     async def record_result(
@@ -145,11 +165,13 @@ class VisionLedger(Protocol):
         s3_key: str | None,
         s3_bytes: int | None,
         reason: str | None,
+        decided: Sequence[Judged] = (),
     ) -> None:
         """Write a result; what was decided about its picture ends.
 
         Args:
             s3_key: None when the quota kept it out of S3; `reason` says so.
+            decided: Of a reuse: about its donor, and about those that stood nearer; written with it or not at all.
         """
         ...
 
@@ -185,6 +207,21 @@ class VisionLedger(Protocol):
 
     async def record_decisions(self, tenant_id: TenantId, decided: Sequence[Decided], *, todo: ToDo) -> None:
         """Write decisions, one a picture, but for those that a further or edited post, or a result, has overtaken."""
+        ...
+
+    async def record_refusals(
+        self,
+        tenant_id: TenantId,
+        refused: Sequence[Judged],
+        *,
+        quarantined: Mapping[str, str],
+        provider: ProviderIdentity,
+    ) -> None:
+        """Write why pictures took no candidate's result; the newest about a picture stand, but none beside a reuse.
+
+        Args:
+            quarantined: Pictures that deny themselves, with the reason for people; what an operator said stands.
+        """
         ...
 
     async def record_progress(self, tenant_id: TenantId, *, todo: ToDo, tally: Tally) -> None:

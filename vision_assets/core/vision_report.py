@@ -5,10 +5,15 @@ from dataclasses import dataclass, field
 
 from vision_assets.core.budget import TokenEstimate
 from vision_assets.core.errors import InputRejected
+from vision_assets.core.neighbours import Fingerprint
+from vision_assets.core.reuse import Judged, Reuse
 from vision_assets.core.vision import Kind, VisionResult
 from vision_assets.core.vision_ledger import Medium, Tally
 
 THUMBNAILS_KEPT = 24
+
+PAIRS_KEPT = 12
+"""Of pictures that took a result, and of those that did not take the nearest one's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,14 @@ class Looked:
     method: str
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two pictures that were compared, for the report."""
+
+    own: Fingerprint
+    judged: Judged
+
+
 @dataclass(slots=True)
 class VisionReport:
     """What a pass did.
@@ -35,6 +48,9 @@ class VisionReport:
         kinds: Results by kind of picture.
         reasons: Pictures that have no result, or none in S3, by reason.
         decisions: Of the policy, by (verdict, reason).
+        reuse: What was decided about candidates for a reuse, by (verdict, reason).
+        quarantined: Pictures whose hash so many different ones share that it is never matched from now on.
+        taken_back: Results that an operator's denial made to do again.
         deferred: Pictures that wait, by reason: for the budget, for a call of somebody else, for the provider.
         estimate: What a call was held at; None: calls cost nothing, or the ledger could not be reached.
         failures: Faults that are no picture's own; the pictures stay to do.
@@ -47,6 +63,9 @@ class VisionReport:
     kinds: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     decisions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    reuse: Counter[tuple[str, str]] = field(default_factory=Counter)
+    quarantined: int = 0
+    taken_back: int = 0
     deferred: Counter[str] = field(default_factory=Counter)
     estimate: TokenEstimate | None = None
     analyses: int = 0
@@ -57,12 +76,29 @@ class VisionReport:
     failures: list[str] = field(default_factory=list)
     hopeless: bool = False
     looked: list[Looked] = field(default_factory=list)
+    reused_pairs: list[Pair] = field(default_factory=list)
+    refused_pairs: list[Pair] = field(default_factory=list)
 
     def tally(self) -> Tally:
         """Tell what the counters are to be raised by for all that was done so far."""
         return Tally(
-            Counter(self.media), Counter(self.decisions), Counter(self.deferred), self.analyses, self.call_milliseconds
+            Counter(self.media),
+            Counter(self.decisions),
+            Counter(self.reuse),
+            Counter(self.deferred),
+            self.analyses,
+            self.call_milliseconds,
         )
+
+    def count_reuse(self, own: Fingerprint, reuse: Reuse) -> None:
+        """Count what was decided about a picture's candidates, and keep a pair as long as there is room."""
+        self.reuse.update((one.verdict, one.reason) for one in (reuse.donor, *reuse.refused) if one is not None)
+        self.quarantined += reuse.quarantined
+        if reuse.donor is not None:
+            if len(self.reused_pairs) < PAIRS_KEPT:
+                self.reused_pairs.append(Pair(own, reuse.donor))
+        elif reuse.refused and len(self.refused_pairs) < PAIRS_KEPT:
+            self.refused_pairs.append(Pair(own, reuse.refused[0]))
 
     def count_error(self, error: InputRejected) -> None:
         """Count a picture that can never be analysed."""

@@ -6,12 +6,19 @@ from dataclasses import dataclass
 
 from vision_assets.clients.postgres import Database, statements
 from vision_assets.clients.postgres.media import signed
-from vision_assets.clients.postgres.vision import MAX_NEIGHBOURS, PostgresVision, fingerprint_of, identity
+from vision_assets.clients.postgres.reuse import read_denials
+from vision_assets.clients.postgres.vision import (
+    MAX_NEIGHBOURS,
+    MAX_REUSING_NEIGHBOURS,
+    PostgresVision,
+    fingerprint_of,
+    identity,
+)
 from vision_assets.core.neighbours import CHUNK_BITS, RADIUS_BITS
 from vision_assets.core.phash import ALGORITHM
 from vision_assets.core.quote import Pace
 from vision_assets.core.quoting import Near
-from vision_assets.core.reuse import Neighbour
+from vision_assets.core.reuse import Denials, Neighbour
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import ProviderIdentity, VisionResult
 from vision_assets.core.vision_ledger import Medium, ToDo
@@ -70,6 +77,7 @@ class PostgresQuote:
                 algorithm=ALGORITHM,
                 radius_bits=RADIUS_BITS,
                 row_limit=MAX_NEIGHBOURS,
+                reuse_limit=MAX_REUSING_NEIGHBOURS,
                 **identity(provider),
             )
             async for row in rows:
@@ -81,9 +89,14 @@ class PostgresQuote:
                     order=(row["first_post_seq"], row["first_position"]),
                     fingerprint=fingerprint_of(row),
                     result=None if row["result"] is None else VisionResult.from_document(row["result"]),
+                    method=row["method"],
                 )
                 earlier[row["of_sha256"]].append(neighbour)
         return {sha256: Near(earlier.get(sha256, ()), sha256 in awaited) for sha256 in earlier.keys() | awaited}
+
+    async def denials(self, tenant_id: TenantId) -> Denials:
+        """See the Protocol."""
+        return await read_denials(self.database, tenant_id)
 
     async def pace(self, tenant_id: TenantId, *, provider: ProviderIdentity) -> Pace:
         """See the Protocol."""

@@ -10,7 +10,7 @@ WHERE NOT EXISTS (
     WHERE r.tenant_id = :tenant_id AND r.sha256 = p.sha256 AND r.provider = :provider AND r.model = :model
       AND r.schema_version = :schema_version AND r.fingerprint <> :fingerprint);
 
--- name: near(tenant_id, sha256s, phashes, post_seqs, positions, masks, algorithm, provider, model, schema_version, fingerprint, radius_bits, row_limit)
+-- name: near(tenant_id, sha256s, phashes, post_seqs, positions, masks, algorithm, provider, model, schema_version, fingerprint, radius_bits, row_limit, reuse_limit)
 -- For each of the pictures: those of the tenant that `earlier_neighbours` (vision.sql) finds, nearest first; and one row
 -- without a hash if a later picture is within the radius. Masks are the bits in which a 16-bit chunk may differ.
 SELECT asked.sha256 AS of_sha256, found.*
@@ -45,7 +45,9 @@ CROSS JOIN LATERAL (
         ) o
         WHERE bit_count((c.phash # asked.phash)::bit(64)) <= :radius_bits AND c.sha256 <> asked.sha256
     ), earlier AS MATERIALIZED (
-        SELECT p.*
+        SELECT p.*, r.method,
+               row_number() OVER (PARTITION BY coalesce(r.method, '') = 'near_duplicate'
+                                  ORDER BY p.distance_bits, p.first_post_seq, p.first_position, p.sha256) AS place
         FROM placed p
         LEFT JOIN LATERAL (
             SELECT method FROM vision_results
@@ -53,11 +55,9 @@ CROSS JOIN LATERAL (
               AND schema_version = :schema_version AND fingerprint = :fingerprint
             LIMIT 1
         ) r ON true
-        WHERE p.is_earlier AND coalesce(r.method, 'new') IN ('new', 'fallback')
-        ORDER BY p.distance_bits, p.first_post_seq, p.first_position, p.sha256
-        LIMIT :row_limit
+        WHERE p.is_earlier
     )
-    SELECT e.sha256, e.first_post_seq, e.first_position, e.width, e.height, e.distance_bits, h.phash, h.phash256,
+    SELECT e.sha256, e.first_post_seq, e.first_position, e.width, e.height, e.method, e.place, h.phash, h.phash256,
            h.thumbnail, r.result
     FROM earlier e
     CROSS JOIN LATERAL (
@@ -71,11 +71,12 @@ CROSS JOIN LATERAL (
           AND schema_version = :schema_version AND fingerprint = :fingerprint AND method = 'new'
         LIMIT 1
     ) r ON true
+    WHERE e.place <= CASE e.method WHEN 'near_duplicate' THEN :reuse_limit::int ELSE :row_limit::int END
     UNION ALL
-    SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
     WHERE EXISTS (SELECT FROM placed WHERE NOT is_earlier)
 ) found
-ORDER BY asked.sha256, found.distance_bits, found.first_post_seq, found.first_position, found.sha256;
+ORDER BY asked.sha256, found.place;
 
 -- name: pace(tenant_id, provider, model)^
 -- How many of a tenant's pictures a provider has looked at, and how long that took.

@@ -8,12 +8,19 @@ from typing import Any
 from vision_assets.clients.postgres import Database, statements
 from vision_assets.clients.postgres.ledger import Counts, raise_counter, record_dead_letters
 from vision_assets.clients.postgres.media import record_object_lost, signed
+from vision_assets.clients.postgres.reuse import (
+    read_denials,
+    record_quarantine,
+    record_refusals,
+    record_reuse,
+    take_back_denied,
+)
 from vision_assets.core.errors import AnswerRefused, InputRejected, MediaMissing
 from vision_assets.core.measured import VERSION
 from vision_assets.core.neighbours import RADIUS_BITS, Fingerprint, probes
 from vision_assets.core.phash import ALGORITHM
 from vision_assets.core.policy import PolicyMedium, PolicyPost
-from vision_assets.core.reuse import Neighbour
+from vision_assets.core.reuse import Denials, Judged, Neighbour
 from vision_assets.core.storable_text import storable
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import SCHEMA_VERSION, Measured, ProviderIdentity, VisionProvider, VisionResult
@@ -25,6 +32,9 @@ STAGE = "vision_results"
 
 MAX_NEIGHBOURS = 64
 """Of one look-up; each brings a thumbnail and a result into memory."""
+
+MAX_REUSING_NEIGHBOURS = 4
+"""Of one look-up: pictures that took another's result. A picture may have thousands of copies, and none is a donor."""
 
 MAX_POSTS = 50
 """That are asked about one picture, the newest: those of a picture that thousands of posts show are of one mind."""
@@ -124,6 +134,7 @@ class PostgresVision:
                     seen=row["seen"],
                     attempts=row["attempts"],
                     has_stopgap=row["has_stopgap"],
+                    own_text=row["own_text"],
                 )
                 async for row in rows
             ]
@@ -146,6 +157,7 @@ class PostgresVision:
                 before_position=before_position,
                 before_sha256=medium.sha256,
                 row_limit=MAX_NEIGHBOURS,
+                reuse_limit=MAX_REUSING_NEIGHBOURS,
                 **{f"chunk{chunk}": values for chunk, values in enumerate(probes(medium.fingerprint.phash))},
                 **identity(provider),
             )
@@ -155,6 +167,7 @@ class PostgresVision:
                     order=(row["first_post_seq"], row["first_position"]),
                     fingerprint=fingerprint_of(row),
                     result=None if row["result"] is None else VisionResult.from_document(row["result"]),
+                    method=row["method"],
                 )
                 async for row in rows
             ]
@@ -167,10 +180,13 @@ class PostgresVision:
         s3_key: str | None,
         s3_bytes: int | None,
         reason: str | None,
+        decided: Sequence[Judged] = (),
     ) -> None:
         """See the Protocol."""
         provenance = result.provenance
-        async with self.database.connection() as connection:
+        # One statement commits by itself, without the round trips of a transaction.
+        lend = self.database.transaction if decided else self.database.connection
+        async with lend() as connection:
             await sql.record_result(
                 connection,
                 tenant_id=tenant_id,
@@ -193,6 +209,30 @@ class PostgresVision:
                 cost_microunits=result.analysis.cost_microunits,
                 analyzed_at=result.analyzed_at,
             )
+            if decided:
+                await record_reuse(connection, tenant_id, decided, provider=provenance.provider, model=provenance.model)
+
+    async def take_back_denied(self, tenant_id: TenantId) -> int:
+        """See the Protocol."""
+        async with self.database.transaction() as connection:
+            return await take_back_denied(connection, tenant_id)
+
+    async def denials(self, tenant_id: TenantId) -> Denials:
+        """See the Protocol."""
+        return await read_denials(self.database, tenant_id)
+
+    async def record_refusals(
+        self,
+        tenant_id: TenantId,
+        refused: Sequence[Judged],
+        *,
+        quarantined: Mapping[str, str],
+        provider: ProviderIdentity,
+    ) -> None:
+        """See the Protocol."""
+        async with self.database.transaction() as connection:
+            await record_refusals(connection, tenant_id, refused, **identity(provider))
+            await record_quarantine(connection, tenant_id, quarantined)
 
     async def record_fallback(
         self, tenant_id: TenantId, result: VisionResult, *, provider: VisionProvider, reason: str
@@ -284,6 +324,7 @@ class PostgresVision:
         counters: dict[str, Counts] = {
             "vision_media_total": _pairs(tally.media, "result", "reason"),
             "vision_policy_decisions_total": _pairs(tally.decisions, "decision", "reason"),
+            "vision_reuse_decisions_total": _pairs(tally.reuse, "verdict", "reason"),
             "vision_budget_gate_blocks_total": {(("reason", reason),): n for reason, n in tally.deferred.items()},
         }
         if tally.calls:

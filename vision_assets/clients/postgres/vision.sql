@@ -34,7 +34,7 @@ WITH page AS MATERIALIZED (
     ORDER BY o.first_post_seq, o.first_position, o.sha256
     LIMIT :row_limit
 )
-SELECT o.*, h.phash, h.phash256, h.thumbnail, r.kept, coalesce(r.has_stopgap, false) AS has_stopgap,
+SELECT o.*, h.phash, h.phash256, h.thumbnail, r.kept, r.own_text, coalesce(r.has_stopgap, false) AS has_stopgap,
        coalesce(d.attempts, 0) AS attempts, coalesce(seen.version, '') AS seen, coalesce(shown.posts, '[]') AS posts
 FROM page o
 LEFT JOIN LATERAL (
@@ -44,7 +44,9 @@ LEFT JOIN LATERAL (
 ) h ON true
 LEFT JOIN LATERAL (
     SELECT CASE WHEN method <> 'fallback' AND fingerprint = :fingerprint THEN result END AS kept,
-           result IS NOT NULL AND (method = 'fallback' OR fingerprint <> :fingerprint) AS has_stopgap
+           result IS NOT NULL AND (method = 'fallback' OR fingerprint <> :fingerprint) AS has_stopgap,
+           CASE WHEN method = 'fallback' OR fingerprint <> :fingerprint AND method = 'new'
+                THEN result #>> '{ocr,text}' END AS own_text
     FROM vision_results
     WHERE tenant_id = :tenant_id AND sha256 = o.sha256 AND provider = :provider AND model = :model
       AND schema_version = :schema_version
@@ -86,11 +88,12 @@ LEFT JOIN LATERAL (
 ) shown ON true
 ORDER BY o.first_post_seq, o.first_position, o.sha256;
 
--- name: earlier_neighbours(tenant_id, chunk0, chunk1, chunk2, chunk3, algorithm, provider, model, schema_version, fingerprint, phash, radius_bits, before_seq, before_position, before_sha256, row_limit)
--- Pictures of one tenant whose hash is within the radius, that appeared earlier, and that have a result of their own or
--- none yet (a text read for want of a budget is none): nearest first. The tenant leads every index used. A planner cannot
--- guess how few bit_count() leaves, so each further table is looked up row by row. It sees the tenant only behind a
--- sub-select: of one that its statistics do not know yet it would expect no row, and read all by the primary key.
+-- name: earlier_neighbours(tenant_id, chunk0, chunk1, chunk2, chunk3, algorithm, provider, model, schema_version, fingerprint, phash, radius_bits, before_seq, before_position, before_sha256, row_limit, reuse_limit)
+-- Pictures of one tenant whose hash is within the radius and that appeared earlier, nearest first: those that have a result
+-- of their own or none yet (a text read for want of a budget is none), and a few of those that took another's. The tenant
+-- leads every index used. A planner cannot guess how few bit_count() leaves, so each further table is looked up row by row.
+-- It sees the tenant only behind a sub-select: of one that its statistics do not know yet it would expect no row, and read
+-- all by the primary key.
 WITH candidates AS (
     SELECT sha256, phash FROM phash_index
     WHERE tenant_id = (SELECT :tenant_id::uuid) AND flags = '{}' AND ((phash >> 0) & 65535) = ANY(:chunk0::bigint[])
@@ -106,8 +109,10 @@ WITH candidates AS (
 ), near AS MATERIALIZED (
     SELECT sha256, bit_count((phash # :phash::bigint)::bit(64)) AS distance_bits FROM candidates
     WHERE bit_count((phash # :phash::bigint)::bit(64)) <= :radius_bits
-), earliest AS MATERIALIZED (
-    SELECT n.sha256, o.first_post_seq, o.first_position, o.width, o.height
+), placed AS MATERIALIZED (
+    SELECT n.sha256, o.first_post_seq, o.first_position, o.width, o.height, r.method,
+           row_number() OVER (PARTITION BY coalesce(r.method, '') = 'near_duplicate'
+                              ORDER BY n.distance_bits, o.first_post_seq, o.first_position, n.sha256) AS place
     FROM near n
     CROSS JOIN LATERAL (
         SELECT first_post_seq, first_position, width, height FROM media_objects
@@ -121,34 +126,37 @@ WITH candidates AS (
           AND schema_version = :schema_version AND fingerprint = :fingerprint
         LIMIT 1
     ) r ON true
-    WHERE coalesce(r.method, 'new') IN ('new', 'fallback')
-    ORDER BY n.distance_bits, o.first_post_seq, o.first_position, n.sha256
-    LIMIT :row_limit
 )
-SELECT e.*, h.phash, h.phash256, h.thumbnail, r.result
-FROM earliest e
+SELECT p.*, h.phash, h.phash256, h.thumbnail, r.result
+FROM placed p
 CROSS JOIN LATERAL (
     SELECT phash, phash256, thumbnail FROM phash_index
-    WHERE tenant_id = :tenant_id AND sha256 = e.sha256 AND algorithm = :algorithm
+    WHERE tenant_id = :tenant_id AND sha256 = p.sha256 AND algorithm = :algorithm
     LIMIT 1
 ) h
 LEFT JOIN LATERAL (
     SELECT result FROM vision_results
-    WHERE tenant_id = :tenant_id AND sha256 = e.sha256 AND provider = :provider AND model = :model
+    WHERE tenant_id = :tenant_id AND sha256 = p.sha256 AND provider = :provider AND model = :model
       AND schema_version = :schema_version AND fingerprint = :fingerprint AND method = 'new'
     LIMIT 1
-) r ON true;
+) r ON true
+WHERE p.place <= CASE p.method WHEN 'near_duplicate' THEN :reuse_limit::int ELSE :row_limit::int END
+ORDER BY p.place;
 
 -- name: record_result(tenant_id, sha256, provider, model, schema_version, fingerprint, status, method, reason, error, donor_sha256, distance_bits, result, provenance, s3_key, s3_bytes, tokens_used, cost_microunits, analyzed_at)!
 -- Writes a result, or that there never is one; the newest one of a key stands. Its picture counts as used, what was
--- decided about it ends, and so does the dead letter of one that went through after all. For a picture that was removed
--- meanwhile nothing is written.
+-- decided about it ends, and so does the dead letter of one that went through after all; one that is not another's ends
+-- that it was. For a picture that was removed meanwhile nothing is written.
 WITH used AS (
     UPDATE media_objects SET last_used_at = now() WHERE tenant_id = :tenant_id AND sha256 = :sha256
     RETURNING tenant_id, sha256
 ), undecided AS (
     DELETE FROM vision_decisions
     WHERE tenant_id = :tenant_id AND sha256 = :sha256 AND provider = :provider AND model = :model
+), own AS (
+    DELETE FROM reuse_decisions
+    WHERE tenant_id = :tenant_id AND sha256 = :sha256 AND provider = :provider AND model = :model
+      AND verdict = 'reused' AND :method <> 'near_duplicate'
 ), resolved AS (
     UPDATE dead_letters SET resolved_at = now()
     WHERE tenant_id = :tenant_id AND stage = 'vision_results' AND item = :sha256 AND resolved_at IS NULL
