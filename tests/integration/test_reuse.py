@@ -161,7 +161,7 @@ async def test_the_policy_says_how_alike(bench: Bench, posts: Posts) -> None:
     await posts.show(*copies())
     assert (await bench.analyse()).analyses == 1
     assert await bench.rows(DECIDED, bench.tenant.id) == []
-    [faint] = await posts.show(spotted(0, by=18))
+    [faint] = await posts.show(spotted(0, by=11))
     bench.policy = VisionPolicy(reuse="normal")
     report = await bench.analyse()
     assert report.methods == {"near_duplicate": 1}
@@ -177,7 +177,7 @@ async def test_what_was_decided_under_other_rules_is_decided_anew(bench: Bench, 
     """A picture that was skipped takes a result as soon as the tenant lets less alike ones be reused."""
     await posts.show(photo(320, 240))
     await bench.analyse()
-    await posts.show(spotted(0, by=18))
+    await posts.show(spotted(0, by=11))
     bench.policy = VisionPolicy(max_pictures_per_post=0)
     assert (await bench.analyse()).reasons == {"over_post_cap": 1}
     bench.policy = VisionPolicy(max_pictures_per_post=0, reuse="normal")
@@ -236,7 +236,7 @@ async def test_a_denied_donor_gives_no_more_and_what_it_gave_is_done_again(bench
 
 
 async def test_whatever_has_a_denied_hash_is_denied_with_it(bench: Bench, posts: Posts) -> None:
-    """Even when the denied picture itself is gone: such a one gives no result and takes none, and gives back what it took."""
+    """Even when the denied picture is gone: such a one neither gives nor takes, and gives back what it took."""
     [first] = await posts.show(photo(320, 240))
     await bench.analyse()
     twin, copy = await posts.show(spotted(0, by=1), *copies())
@@ -245,7 +245,7 @@ async def test_whatever_has_a_denied_hash_is_denied_with_it(bench: Bench, posts:
     assert await deny(bench.world.database, bench.tenant.id, first, reason="never") == 2
     await bench.world.database.pool.execute("DELETE FROM media_objects WHERE sha256 = $1", first)
     assert (await bench.analyse()).methods == {"new": 2}
-    assert await bench.rows(DECIDED, bench.tenant.id) == [(copy, twin, "refused", "denied", "strict")]
+    assert (copy, twin, "refused", "denied", "strict") in await bench.rows(DECIDED, bench.tenant.id)
 
 
 async def test_a_pass_takes_back_what_was_denied_while_another_ran(bench: Bench, posts: Posts) -> None:

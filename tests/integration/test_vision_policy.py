@@ -251,6 +251,7 @@ async def test_over_budget_texts_are_read(bench: Bench, pictures: tuple[Path, ..
 async def test_what_was_read_is_given_to_no_copy(bench: Bench, tmp_path: Path) -> None:
     """A near-duplicate takes the provider's answer, never a text that was read for want of it."""
     local = reading(bench)
+    local.text = bench.provider.text
     first = photo(seed=1)
     for name, picture in (("1.jpg", first), ("2.jpg", first.resize((480, 360)))):
         picture.save(tmp_path / name)

@@ -135,7 +135,7 @@ async def test_vision_decisions_back_and_forward_on_data(database: str) -> None:
 
 
 async def test_reuse_back_and_forward_on_data(database: str) -> None:
-    """Back, pictures whose reuse was denied are to do again, for there is no sign left of what they were; results stay."""
+    """Back, pictures whose reuse was taken back have no row, and are to do; results stay."""
     await fill(database)
     schema = await ask(database, SCHEMA, INDEXES, CONSTRAINTS)
     decided = "SELECT candidate_sha256, verdict, reason FROM reuse_decisions"

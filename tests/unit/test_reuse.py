@@ -168,6 +168,8 @@ def test_a_hash_of_too_many_pictures_quarantines_itself() -> None:
 
 
 def test_few_decisions_are_remembered() -> None:
-    """The nearest alone, however many there are."""
-    found = decide(*others(QUARANTINE_FROM))
-    assert list(reasons(found)) == [f"{number:02}" for number in range(MOST_REMEMBERED)]
+    """However many there are: the same picture before others, then the nearest."""
+    far = neighbour("far", phash=0b11, thumbnail=OTHER)
+    copy = neighbour("copy", phash=0b1111, found=result("copy", text="5"))
+    found = decide(far, *others(QUARANTINE_FROM - 1), copy)
+    assert list(reasons(found)) == ["copy", *(f"{number:02}" for number in range(MOST_REMEMBERED - 1))]

@@ -35,7 +35,7 @@ lay within it, of 200,661 pairs of screenshots 94: so many at once have a templa
 and what is written into one is easily taken for a copy of another."""
 
 MOST_REMEMBERED = 8
-"""Decisions that are kept of one picture: those about the nearest candidates."""
+"""Refusals that are kept of one picture: of the same picture before those of others, then of the nearest."""
 
 _WORDS = re.compile(r"\w+")
 
@@ -137,7 +137,7 @@ class Reuse:
 
     Attributes:
         donor: Whose result it takes; None: nobody's.
-        refused: The nearest candidates first; with a donor, those that stood nearer.
+        refused: Some candidates whose result is not taken; with a donor, of those that stood nearer.
         different: Candidates that are other pictures, though their hashes are within the radius.
         quarantined: They are so many that the picture quarantines itself.
         awaited: Pictures that are to have a result of their own first, which might be taken then.
@@ -184,7 +184,7 @@ def decide_reuse(own: Asking, neighbours: Sequence[Neighbour], rules: ReuseRules
     place = next((place for place, one in enumerate(judged) if one.refusal is None), None)
     return Reuse(
         donor=None if place is None else judged[place],
-        refused=tuple(judged[:place][:MOST_REMEMBERED]),
+        refused=_remembered(judged[:place]),
         different=different,
         quarantined=quarantined,
         awaited=tuple(one.candidate.sha256 for one in judged if one.refusal in ("no_result", "donor_is_fallback")),
@@ -202,6 +202,14 @@ def why_no_donor(analysis: Analysis) -> Refusal | None:
     if analysis.status != "ok":
         return "donor_not_ok"
     return "digits" if _has_digits(analysis.ocr.text) else None
+
+
+def _remembered(refused: Sequence[Judged]) -> tuple[Judged, ...]:
+    def rank(one: Judged) -> tuple[bool, int, float]:
+        likeness = one.likeness
+        return likeness.exceeds(one.strictness) is not None, likeness.distance_bits, likeness.cell_difference
+
+    return tuple(sorted(refused, key=rank)[:MOST_REMEMBERED])
 
 
 def _denial(own: Asking, neighbour: Neighbour, denials: Denials) -> Refusal | None:
