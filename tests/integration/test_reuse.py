@@ -4,16 +4,13 @@ What is not here: the rules themselves (`unit/test_reuse.py`), and the commands 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from tests.bench import Bench, NewBench
+from tests.lookalikes import Posts, copies, spotted
 from tests.pictures import photo
-from tests.posted import Posted
 from vision_assets.clients.postgres.reuse import allow, deny, read_denials
 from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.core.errors import DatabaseConflict
@@ -43,45 +40,10 @@ async def bench(new_bench: NewBench) -> Bench:
     return bench
 
 
-def spotted(place: int, *, by: int = 40) -> Image.Image:
-    """A photograph with a small spot, by which it is another picture though the hash hardly differs."""
-    pixels = np.asarray(photo(320, 240)).astype(int)
-    left, top = 20 + (place % 6) * 48, 20 + (place // 6) * 48
-    pixels[top : top + 6, left : left + 6] += by
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-
-
-@dataclass(slots=True)
-class Posts:
-    """Shows pictures to a bench, each in a post of its own."""
-
-    bench: Bench
-    folder: Path
-    shown: int = 0
-
-    async def show(self, *pictures: Image.Image) -> list[str]:
-        """Post pictures; give their hashes."""
-        known = len(self.bench.sha256s)
-        for picture in pictures:
-            self.shown += 1
-            file = self.folder / f"{self.shown}.png"
-            picture.save(file)
-            await self.bench.world.load(
-                self.bench.tenant, Posted((file,), channel=f"of_{self.shown}", message_id=self.shown)
-            )
-        await self.bench.show(Posted(()))
-        return self.bench.sha256s[known:]
-
-
 @pytest.fixture
 def posts(bench: Bench, tmp_path: Path) -> Posts:
     """Posts of the bench."""
     return Posts(bench, tmp_path)
-
-
-def copies(count: int = 1) -> list[Image.Image]:
-    """Copies of the photograph without a spot, in other sizes."""
-    return [photo(320, 240).resize((300 - 20 * number, 225 - 15 * number)) for number in range(count)]
 
 
 async def test_a_reuse_is_kept_with_its_decision(bench: Bench, posts: Posts) -> None:

@@ -2,10 +2,11 @@
 
 import typer
 
-from vision_assets.cli import budget, policy, quota
+from vision_assets.cli import budget, policy, quota, reuse
 from vision_assets.cli.cleanup import cleanup
 from vision_assets.cli.demo import demo
 from vision_assets.cli.duplicates import duplicates
+from vision_assets.cli.explain import explain
 from vision_assets.cli.imports import import_export, import_folder
 from vision_assets.cli.materialize import materialize
 from vision_assets.cli.parts import config, down, status, up
@@ -37,8 +38,10 @@ app.command("materialize")(materialize)
 app.command("search")(search)
 app.command("quote")(quote)
 app.command("duplicates")(duplicates)
+app.command("explain")(explain)
 app.command("cleanup")(cleanup)
 app.add_typer(quota.app, name="quota")
 app.add_typer(budget.app, name="budget")
 app.add_typer(policy.app, name="policy")
+app.add_typer(reuse.app, name="reuse")
 app.command("demo")(demo)

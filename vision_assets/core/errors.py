@@ -11,6 +11,7 @@
     │   ├── ConfigurationError       a setting is absent or wrong
     │   ├── PartFailed               an embedded part did not start or stop (`devstack/processes.py`)
     │   ├── TenantUnknown            no such tenant, or it is not active
+    │   ├── PictureUnknown           no such picture of the tenant, or several are meant
     │   ├── KeyMisplaced             the object's key is not the tenant's, or not of its type
     │   ├── ProviderBudgetGone       the account at the provider is empty
     │   ├── QuotaExceeded            the put would break a storage limit
@@ -142,6 +143,10 @@ class ConfigurationError(PermanentError):
 
 class TenantUnknown(PermanentError):
     """There is no such tenant, or it is not active."""
+
+
+class PictureUnknown(PermanentError):
+    """There is no such picture of the tenant, or what was written fits several."""
 
 
 class KeyMisplaced(PermanentError):
