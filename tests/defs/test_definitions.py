@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from PIL import Image
 
 from tests.pictures import encoded, photo
 from vision_assets.clients.picture_folder import PictureFolder
@@ -162,6 +163,34 @@ def test_near_duplicates_are_shown_when_hashes_changed(
     assert "nothing was hashed" in str(again["near_duplicates"].value)
     assert "more than 4 hashes" in str(many["near_duplicates"].value)
     assert not {"clusters", "largest_clusters"} & (set(again) | set(many))
+
+
+def test_reuses_are_shown_side_by_side(defs: dg.Definitions, database: str, tmp_path: Path) -> None:
+    """Both pictures of each decision with distances and reason, and how often each was given."""
+    pictures = (photo(), photo().resize((480, 360)), patched(photo()))
+    for number, picture in enumerate(pictures):
+        (tmp_path / f"{number}.png").write_bytes(encoded(picture, "PNG"))
+    tenant = imported(database, tmp_path)
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert run(defs, tenant, instance, "media_objects", "phash_index", "vision_results").success
+        event = instance.get_latest_materialization_event(dg.AssetKey("vision_results"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    metadata = event.asset_materialization.metadata
+    [reused, refused] = str(metadata["reuses"].value).splitlines()[2:]
+    assert (reused.count("](data:image/webp;base64,"), refused.count("](data:image/webp;base64,")) == (2, 2)
+    assert "| reused: same_picture |" in reused
+    assert "| refused: cells |" in refused
+    counted = str(metadata["reuse_decisions"].value)
+    assert "| reused | same_picture | 1 |" in counted
+    assert "| refused | cells | 1 |" in counted
+    assert (metadata["hashes_quarantined"].value, metadata["reuses_taken_back"].value) == (0, 0)
+
+
+def patched(picture: Image.Image) -> Image.Image:
+    """The picture with a small white patch."""
+    picture.paste("white", (400, 300, 416, 316))
+    return picture
 
 
 def test_unknown_tenant_fails_for_good(defs: dg.Definitions) -> None:

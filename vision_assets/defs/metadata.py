@@ -6,7 +6,8 @@ import dagster as dg
 
 from vision_assets.core.clusters import Cluster, ClusterPicture
 from vision_assets.core.data_uris import luma_uri
-from vision_assets.core.vision_report import Looked
+from vision_assets.core.neighbours import Fingerprint
+from vision_assets.core.vision_report import Looked, Pair
 
 THUMBNAIL_LONG_EDGE = 72  # they live in the event log, so they stay tiny
 PICTURES_A_CLUSTER = 4
@@ -50,6 +51,29 @@ def contact_sheet(looked: Sequence[Looked]) -> dg.MetadataValue:
         if rows
         else "none in this run"
     )
+
+
+def pair_sheet(pairs: Sequence[Pair]) -> dg.MetadataValue:
+    """Show pictures beside the candidates for their results: how far they lie apart, and what was decided."""
+    rows = [
+        f"| {_thumbnail(pair.own, pair.judged.sha256)} "
+        f"| {_thumbnail(pair.judged.candidate.fingerprint, pair.judged.candidate.sha256)} "
+        f"| {pair.judged.verdict}: {pair.judged.reason} | {pair.judged.likeness.distance_bits} "
+        f"| {pair.judged.likeness.distance_256_bits} | {pair.judged.likeness.aspect_difference:.1%} "
+        f"| {pair.judged.likeness.cell_difference:.1f} "
+        f"| `{pair.judged.sha256[:12]}` | `{pair.judged.candidate.sha256[:12]}` |"
+        for pair in pairs
+    ]
+    headings = (
+        "| picture | candidate | decision | bits of 64 | of 256 | aspect | cells of 255 | sha256 | candidate |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | --- | --- |",
+    )
+    return dg.MetadataValue.md("\n".join([*headings, *rows]) if rows else "none in this run")
+
+
+def _thumbnail(picture: Fingerprint, sha256: str) -> str:
+    uri = luma_uri(picture.thumbnail, width=picture.width, height=picture.height, long_edge=THUMBNAIL_LONG_EDGE)
+    return f"![{sha256[:12]}]({uri})"
 
 
 def _picture(item: Looked) -> str:

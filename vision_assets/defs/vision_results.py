@@ -15,7 +15,7 @@ from vision_assets.core.quoting import Quoting
 from vision_assets.core.tenants import Tenant
 from vision_assets.core.vision_report import VisionReport
 from vision_assets.defs.failures import RETRY, raise_if_any
-from vision_assets.defs.metadata import contact_sheet, counts_table, megabytes, table
+from vision_assets.defs.metadata import contact_sheet, counts_table, megabytes, pair_sheet, table
 from vision_assets.defs.partitions import TENANTS
 from vision_assets.defs.progress import ProgressLog
 from vision_assets.defs.steps import run_for_tenant
@@ -94,6 +94,13 @@ def vision_results(
             "quote": _quote_table(quote),
             "analyses": report.analyses,
             "reused_from_near_duplicates": report.methods["near_duplicate"],
+            "reuses": pair_sheet([*report.reused_pairs, *report.refused_pairs]),
+            "reuse_decisions": table(
+                ["verdict", "reason", "candidates"],
+                [[verdict, reason, count] for (verdict, reason), count in sorted(report.reuse.items())],
+            ),
+            "hashes_quarantined": report.quarantined,
+            "reuses_taken_back": report.taken_back,
             "taken_from_cache": report.methods["cache_hit"],
             "kinds": counts_table(report.kinds, name="kind"),
             "statuses": counts_table(report.statuses, name="status"),
