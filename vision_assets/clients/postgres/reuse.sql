@@ -27,8 +27,11 @@ ON CONFLICT (tenant_id, sha256, provider, model, candidate_sha256) DO UPDATE SET
     strictness = excluded.strictness, verdict = excluded.verdict, reason = excluded.reason, decided_at = now();
 
 -- name: lock_pictures(tenant_id, sha256s)!
--- Keeps these pictures from getting a result until the end of the transaction: that is written under the same lock.
-SELECT FROM media_objects WHERE tenant_id = :tenant_id AND sha256 = ANY(:sha256s::text[]) ORDER BY sha256 FOR SHARE;
+-- Keeps these pictures from getting a result until the end of the transaction: that is written under the same lock. Whoever
+-- writes about several takes them in this order, so that two never wait for each other.
+SELECT FROM media_objects WHERE tenant_id = :tenant_id AND sha256 = ANY(:sha256s::text[])
+ORDER BY sha256
+FOR NO KEY UPDATE;
 
 -- name: reusing(tenant_id, sha256s, provider, model, schema_version, fingerprint)
 -- Which of these pictures have another's result.
@@ -105,24 +108,23 @@ WITH hashes AS MATERIALIZED (
     FROM denied d
     JOIN vision_results r ON r.tenant_id = :tenant_id AND r.sha256 = d.sha256 AND r.method = 'near_duplicate'
 ), locked AS MATERIALIZED (
-    SELECT r.sha256, r.provider, r.model, r.schema_version
-    FROM vision_results r
-    JOIN taken USING (sha256, provider, model, schema_version)
-    WHERE r.tenant_id = :tenant_id
-    ORDER BY r.sha256, r.provider, r.model, r.schema_version
-    FOR UPDATE OF r
+    SELECT sha256 FROM media_objects
+    WHERE tenant_id = :tenant_id AND sha256 IN (SELECT sha256 FROM taken)
+    ORDER BY sha256
+    FOR NO KEY UPDATE
 ), undone AS (
     UPDATE vision_results r SET
         fingerprint = '', status = 'skipped', method = 'skipped', reason = 'reuse_denied', donor_sha256 = NULL,
         distance_bits = NULL, result = NULL, s3_key = NULL, s3_bytes = NULL, s3_evicted_at = NULL
     FROM locked l
-    WHERE r.tenant_id = :tenant_id
-      AND (r.sha256, r.provider, r.model, r.schema_version) = (l.sha256, l.provider, l.model, l.schema_version)
-    RETURNING r.sha256
+    JOIN taken t USING (sha256)
+    WHERE r.tenant_id = :tenant_id AND r.method = 'near_duplicate'
+      AND (r.sha256, r.provider, r.model, r.schema_version) = (t.sha256, t.provider, t.model, t.schema_version)
+    RETURNING r.sha256, r.provider, r.model
 ), decided AS (
     UPDATE reuse_decisions d SET verdict = 'refused', reason = 'denied', decided_at = now()
-    FROM locked l
-    WHERE d.tenant_id = :tenant_id AND (d.sha256, d.provider, d.model) = (l.sha256, l.provider, l.model)
+    FROM undone u
+    WHERE d.tenant_id = :tenant_id AND (d.sha256, d.provider, d.model) = (u.sha256, u.provider, u.model)
       AND d.verdict = 'reused'
 )
 SELECT count(DISTINCT sha256) FROM undone;
