@@ -75,7 +75,7 @@ def _broken() -> list[BadInput]:
             _with_flipped_bytes(jpeg, count=40),
             "stored",
             None,
-            "40 bytes of the pixels are inverted: Pillow decodes garbage and says nothing, so nobody can tell.",
+            "40 bytes of the pixels are inverted: most decoders guess and say nothing; its hash is never matched.",
         ),
         BadInput("missing", "missing.jpg", b"", "missing", "missing", "Named by a post, not on disk."),
     ]

@@ -20,7 +20,7 @@ def sha256_of(name: str) -> str:
 
 def hashed(phash: int, *, flags: tuple[str, ...] = ()) -> PerceptualHash:
     """A hash beside which nothing of the picture differs from others."""
-    return PerceptualHash(phash=phash, phash256=bytes(32), thumbnail=FLAT, flags=flags)
+    return PerceptualHash(phash=phash, phash256=bytes(32), thumbnail=FLAT, quality=1.0, flags=flags)
 
 
 async def write_objects(

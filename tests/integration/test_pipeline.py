@@ -327,10 +327,10 @@ async def test_hashes_of_another_algorithm_are_made_again(world: World, tmp_path
     tenant = await world.tenant("Rehash")
     await world.load(tenant, some_photos(tmp_path / "in", count=3))
     await world.store_media(tenant)
-    hashes = "SELECT sha256, algorithm, phash, phash256, thumbnail FROM phash_index ORDER BY sha256"
+    hashes = "SELECT sha256, algorithm, phash, phash256, thumbnail, quality, flags FROM phash_index ORDER BY sha256"
     before = await world.database.pool.fetch(hashes)
     await world.database.pool.execute(
-        "UPDATE phash_index SET algorithm = 'older', phash = 0 WHERE sha256 = $1", before[1]["sha256"]
+        "UPDATE phash_index SET algorithm = 'older', phash = 0, quality = null WHERE sha256 = $1", before[1]["sha256"]
     )
     assert (await world.media_pass(tenant).hash_stored_media()).hashed == 1
     assert await world.database.pool.fetch(hashes) == before

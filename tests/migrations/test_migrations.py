@@ -163,6 +163,23 @@ async def test_reuse_back_and_forward_on_data(database: str) -> None:
     assert await ask(database, SCHEMA, INDEXES, CONSTRAINTS) == schema
 
 
+async def test_hash_quality_back_and_forward_on_data(database: str) -> None:
+    """Back and forward again hashes stay, and one that lost its quality has none."""
+    await fill(database)
+    schema = await ask(database, SCHEMA, INDEXES, CONSTRAINTS)
+    await ask(
+        database,
+        "INSERT INTO phash_index (tenant_id, sha256, algorithm, phash, phash256, thumbnail, quality)"
+        " SELECT tenant_id, sha256, 'a', 7, decode(repeat('00', 32), 'hex'), decode(repeat('00', 4096), 'hex'), 0.75"
+        " FROM media_objects",
+    )
+    downgrade(database, "0003")
+    assert await ask(database, "SELECT phash FROM phash_index") == [[(7,)]]
+    migrate(database)
+    assert await ask(database, "SELECT phash, quality FROM phash_index") == [[(7, None)]]
+    assert await ask(database, SCHEMA, INDEXES, CONSTRAINTS) == schema
+
+
 def test_several_at_once(bare_database: str) -> None:
     """Processes that start together do not migrate twice: the others wait and find it done."""
     with ThreadPoolExecutor(4) as pool:

@@ -13,13 +13,14 @@ from typing import Protocol
 from uuid import UUID
 
 import structlog
+from PIL import Image
 
 from vision_assets.core.errors import InputRejected, MediaMissing, QuotaExceeded
 from vision_assets.core.guarded_store import QuotaGuardedStore
 from vision_assets.core.measured import measured
 from vision_assets.core.measurement import LEAST_EDGE
-from vision_assets.core.phash import ALGORITHM, PerceptualHash, perceptual_hash
-from vision_assets.core.pictures import PictureHeader, decode_upright, probe
+from vision_assets.core.phash import ALGORITHM, PerceptualHash, hash_of_luma, perceptual_hash
+from vision_assets.core.pictures import PictureHeader, decode_upright, jpeg_luma, probe
 from vision_assets.core.storage import ObjectStore, media_key
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import Measured
@@ -31,6 +32,9 @@ PAGE_SIZE = 200
 
 HASH_FULL_SIZE_PIXELS = 4_000_000
 """Larger JPEGs are hashed and measured from a bitmap scaled while decoding; up to here every pixel counts."""
+
+HASH_LEAST_EDGE = 1024
+"""Pixels: what is left of the shorter edge of a larger JPEG for its hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +160,44 @@ class MediaLedger(Protocol):
 
 
 def examine(content: bytes) -> tuple[PictureHeader, PerceptualHash, Measured]:
-    """Sniff, decode, perceptually hash and measure a picture, decoding once.
+    """Sniff, decode, perceptually hash and measure a picture.
 
     Raises:
         InputRejected: It is not a picture that can be used; the reason says why.
     """
     header = probe(content)
-    scaled = header.format == "jpeg" and header.width * header.height > HASH_FULL_SIZE_PIXELS
-    image = decode_upright(content, max_edge=LEAST_EDGE if scaled else None)
-    hashed = perceptual_hash(image, flags=("animated",) if header.frames > 1 else ())
-    return header, hashed, measured(image, size=(header.width, header.height))
+    image = _bitmap(content, header)
+    return header, _hashed(content, header, image), measured(image, size=(header.width, header.height))
+
+
+def examine_hash(content: bytes) -> PerceptualHash:
+    """Do no more of `examine` than the hash needs; it is the same hash.
+
+    Raises:
+        InputRejected: As from `examine`; of a JPEG whose brightness is decoded, its colours may still be at fault.
+    """
+    return _hashed(content, probe(content), None)
+
+
+def _hashed(content: bytes, header: PictureHeader, image: Image.Image | None) -> PerceptualHash:
+    """Hash a picture: a JPEG by the brightness that it holds, any other, and what is damaged, by its bitmap."""
+    flags = ("animated",) if header.frames > 1 else ()
+    if header.format == "jpeg":
+        luma = jpeg_luma(content, least_edge=HASH_LEAST_EDGE if _is_large(header) else None)
+        if luma.pixels is not None:
+            return hash_of_luma(luma.pixels, flags=flags)
+        if luma.is_damaged:
+            flags = (*flags, "damaged")
+    return perceptual_hash(image or _bitmap(content, header), flags=flags)
+
+
+def _bitmap(content: bytes, header: PictureHeader) -> Image.Image:
+    scaled = header.format == "jpeg" and _is_large(header)
+    return decode_upright(content, max_edge=LEAST_EDGE if scaled else None)
+
+
+def _is_large(header: PictureHeader) -> bool:
+    return header.width * header.height > HASH_FULL_SIZE_PIXELS
 
 
 @dataclass(slots=True)
@@ -299,7 +331,7 @@ class MediaPass:
             return None
         async with self._decoding:
             try:
-                _, hashed, _ = await asyncio.to_thread(examine, content)
+                hashed = await asyncio.to_thread(examine_hash, content)
             except InputRejected as error:
                 log.warning("media.not_hashed", reason=error.reason, error=str(error))
                 report.reasons[error.reason] += 1

@@ -51,7 +51,7 @@ CLUSTERS_IN_METADATA = 8
             deps=[MEDIA_OBJECTS],
             description=(
                 "Perceptual hashes (64 and 256 bits) and a 64×64 luma thumbnail of every stored picture, to find "
-                "near-duplicates of the same tenant. Blank, symmetric and animated pictures are flagged, never matched."
+                "near-duplicates of the same tenant. Blank, symmetric, animated and damaged ones are never matched."
             ),
             kinds={"postgres", "numpy"},
             group_name="media",

@@ -165,5 +165,6 @@ async def _record_hashes(
         phashes=[signed(hashed.phash) for _, hashed in hashes],
         phash256s=[hashed.phash256 for _, hashed in hashes],
         thumbnails=[hashed.thumbnail for _, hashed in hashes],
+        qualities=[hashed.quality for _, hashed in hashes],
         flags=[",".join(hashed.flags) for _, hashed in hashes],
     )

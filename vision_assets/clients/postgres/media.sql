@@ -43,17 +43,18 @@ ON CONFLICT (tenant_id, sha256) DO UPDATE SET
                      (excluded.first_post_seq, excluded.first_position)) AS seen (least_seq, least_position)
         ORDER BY 1, 2 LIMIT 1);
 
--- name: record_hashes(tenant_id, algorithm, sha256s, phashes, phash256s, thumbnails, flags)!
+-- name: record_hashes(tenant_id, algorithm, sha256s, phashes, phash256s, thumbnails, qualities, flags)!
 -- Writes hashes; one of another algorithm is replaced.
-INSERT INTO phash_index (tenant_id, sha256, algorithm, phash, phash256, thumbnail, flags)
-SELECT DISTINCT ON (sha256) :tenant_id, sha256, :algorithm, phash, phash256, thumbnail,
+INSERT INTO phash_index (tenant_id, sha256, algorithm, phash, phash256, thumbnail, quality, flags)
+SELECT DISTINCT ON (sha256) :tenant_id, sha256, :algorithm, phash, phash256, thumbnail, quality,
        coalesce(string_to_array(nullif(flags, ''), ','), '{}')
-FROM unnest(:sha256s::text[], :phashes::bigint[], :phash256s::bytea[], :thumbnails::bytea[], :flags::text[])
-     AS hashed (sha256, phash, phash256, thumbnail, flags)
+FROM unnest(:sha256s::text[], :phashes::bigint[], :phash256s::bytea[], :thumbnails::bytea[], :qualities::real[],
+            :flags::text[])
+     AS hashed (sha256, phash, phash256, thumbnail, quality, flags)
 ORDER BY sha256
 ON CONFLICT (tenant_id, sha256) DO UPDATE SET
     algorithm = excluded.algorithm, phash = excluded.phash, phash256 = excluded.phash256,
-    thumbnail = excluded.thumbnail, flags = excluded.flags, hashed_at = now()
+    thumbnail = excluded.thumbnail, quality = excluded.quality, flags = excluded.flags, hashed_at = now()
 WHERE phash_index.algorithm <> excluded.algorithm;
 
 -- name: record_states(post_ids, positions, source_uris, states, sha256s, reasons, errors, tenant_id)!
