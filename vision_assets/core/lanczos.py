@@ -18,7 +18,10 @@ _LOBES = 3
 _BITS = 22
 _HALF = 1 << (_BITS - 1)
 
-_Plan = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
+# Pixels that a vector loop takes at once: weights of zero fill them up, and no pixel is left for a slow loop.
+_STRIDE = 32
+
+_Plan = tuple[NDArray[np.int32], NDArray[np.int32]]
 
 
 def across(pixels: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
@@ -35,9 +38,9 @@ def down(pixels: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=64)  # 60 kB at 1280 px; the pictures of a channel come in few sizes
 def _plan(length: int, edge: int) -> _Plan:
-    """Tell of each new pixel where its old ones start, how many they are, and their weights."""
-    starts, counts, weights = _weigh(length, edge)
-    return starts, counts, weights
+    """Tell of each new pixel where its old ones start, and their weights."""
+    starts, weights = _weigh(length, edge)
+    return starts, weights
 
 
 def _compiled(*signature: types.Type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -61,10 +64,11 @@ def _weigh(length: int, edge: int) -> _Plan:
     scale = length / edge
     stretch = max(scale, 1.0)
     support = _LOBES * stretch
+    most = ceil(support) * 2 + 1
+    size = min(-(-most // _STRIDE) * _STRIDE, length)
     starts = np.zeros(edge, np.int32)
-    counts = np.zeros(edge, np.int32)
-    weights = np.zeros((edge, ceil(support) * 2 + 1), np.int32)
-    row = np.zeros(weights.shape[1], np.float64)
+    weights = np.zeros((edge, size), np.int32)
+    row = np.zeros(most, np.float64)
     for place in range(edge):
         centre = (place + 0.5) * scale
         start = max(int(centre - support + 0.5), 0)
@@ -74,12 +78,11 @@ def _weigh(length: int, edge: int) -> _Plan:
             x = (at + start - centre + 0.5) * (1.0 / stretch)
             row[at] = _sinc(x) * _sinc(x / _LOBES) if -_LOBES <= x < _LOBES else 0.0
             total += row[at]
+        starts[place] = min(start, length - size)
         for at in range(count):
             weight = row[at] / total * (1 << _BITS)
-            weights[place, at] = int(weight - 0.5 if weight < 0 else weight + 0.5)
-        starts[place] = start
-        counts[place] = count
-    return starts, counts, weights
+            weights[place, start - starts[place] + at] = int(weight - 0.5 if weight < 0 else weight + 0.5)
+    return starts, weights
 
 
 @_compiled(types.int32)
@@ -90,38 +93,33 @@ def _rounded(total: int) -> int:
 _of_a_pass = _compiled(
     types.Array(types.uint8, 2, "C", readonly=True),
     types.Array(types.int32, 1, "C", readonly=True),
-    types.Array(types.int32, 1, "C", readonly=True),
     types.Array(types.int32, 2, "C", readonly=True),
 )
 
 
 # The casts keep all sums in 32 bits, of which a vector holds twice as many as of 64.
 @_of_a_pass
-def _across(
-    pixels: NDArray[np.uint8], starts: NDArray[np.int32], counts: NDArray[np.int32], weights: NDArray[np.int32]
-) -> NDArray[np.uint8]:
+def _across(pixels: NDArray[np.uint8], starts: NDArray[np.int32], weights: NDArray[np.int32]) -> NDArray[np.uint8]:
     result = np.empty((pixels.shape[0], starts.size), np.uint8)
     for y in range(pixels.shape[0]):
         for x in range(starts.size):
             # Slices, for no index of theirs can be negative: a test for it would keep the loop from using vectors.
-            seen = pixels[y, starts[x] : starts[x] + counts[x]]
-            weight = weights[x, : counts[x]]
+            seen = pixels[y, starts[x] : starts[x] + weights.shape[1]]
+            weight = weights[x]
             total = np.int32(_HALF)
-            for at in range(counts[x]):
+            for at in range(weight.size):
                 total = np.int32(total + np.int32(np.int32(seen[at]) * weight[at]))
             result[y, x] = _rounded(total)
     return result
 
 
 @_of_a_pass
-def _down(
-    pixels: NDArray[np.uint8], starts: NDArray[np.int32], counts: NDArray[np.int32], weights: NDArray[np.int32]
-) -> NDArray[np.uint8]:
+def _down(pixels: NDArray[np.uint8], starts: NDArray[np.int32], weights: NDArray[np.int32]) -> NDArray[np.uint8]:
     result = np.empty((starts.size, pixels.shape[1]), np.uint8)
     totals = np.empty(pixels.shape[1], np.int32)
     for y in range(starts.size):
         totals[:] = _HALF
-        for at in range(counts[y]):
+        for at in range(weights.shape[1]):
             row = pixels[starts[y] + at]
             weight = weights[y, at]
             for x in range(totals.size):
