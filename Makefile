@@ -2,10 +2,11 @@
 PYTHON ?= python3
 TENANTS ?=
 PROVIDER ?=
+MINUTES ?= 30
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test chaos lint bench clean lock
+.PHONY: help install demo up test chaos fuzz lint bench clean lock
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -21,6 +22,11 @@ test: lint ## Lint and run all tests
 
 chaos: install ## Run the kill and race tests in their long form
 	$(BIN)/pytest -m chaos --long
+
+fuzz: install ## Fuzz the reading of pictures for MINUTES=30; what it finds is left in .data/fuzz/found
+	@mkdir -p .data/fuzz/corpus .data/fuzz/found
+	nice -n 10 $(BIN)/python -m tests.fuzz.pictures .data/fuzz/corpus -max_total_time=$$(($(MINUTES) * 60)) \
+	  -max_len=16384 -timeout=5 -rss_limit_mb=1024 -artifact_prefix=.data/fuzz/found/
 
 lint: install ## Check style, types and import rules
 	$(BIN)/ruff format --check

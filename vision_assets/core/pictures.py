@@ -4,9 +4,11 @@ What is not here: what is computed from the bitmap (`measurement.py`, `kind.py`,
 """
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -21,12 +23,23 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from vision_assets.core.errors import InputRejected
+from vision_assets.core.isolated_decoding import decode_isolated
+from vision_assets.core.picture_structure import check_parts, exif_orientation, has_several_scans
+from vision_assets.core.storable_text import storable
+
+# Of foreign files, and nobody could act on it.
+for _category in (UserWarning, Image.DecompressionBombWarning):
+    warnings.filterwarnings("ignore", category=_category, module=r"PIL\.")
 
 # A JPEG is decoded at a fraction of its size; others come whole, with an alpha channel or 16 bits a sample.
 MAX_PIXELS_OF_JPEG = 80_000_000
 MAX_PIXELS = 40_000_000
 # These decoders hold several bitmaps at once: 121 MP took more than 1 GB.
 MAX_PIXELS_OF_HUNGRY_DECODERS = 25_000_000
+# A JPEG cannot be longer; one row of 40 million pixels takes gigabytes to scale.
+MAX_EDGE = 65_535
+# APNG only says how many there are; it may say two thousand million.
+MAX_FRAMES = 100_000
 
 # One plugin for each format, chosen by magic. `Image.open` would try others (EPS calls Ghostscript), turn a JPEG with a
 # preview inside into an MPO, and warn of large pictures before our own limit is asked.
@@ -80,7 +93,9 @@ _SIGNS_OF_TRUNCATION = ("truncated", "unpack", "expecting to read", "incomplete"
 
 _BOXES_LOOKED_AT = 32
 
-_ORIENTATION_TAG = 0x0112
+_LONGEST_COMPLAINT = 200
+_GREY16_ROWS_AT_ONCE = 256
+
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -121,11 +136,12 @@ def probe(content: bytes) -> PictureHeader:
     """Read the header and refuse what must not be decoded.
 
     Raises:
-        InputRejected: `empty`, `not_a_picture`, `unsupported_format`, `truncated`, `too_many_pixels`, `decode_failed`.
+        InputRejected: `empty`, `not_a_picture`, `unsupported_format`, `truncated`, `too_many_pixels`,
+            `too_many_parts`, `decode_failed`.
     """
     picture_format = _sniff(content)
     with _rejecting(picture_format):
-        return _header(_open(content, picture_format), picture_format)
+        return _header(_open(content, picture_format), picture_format, content)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,7 +170,7 @@ def jpeg_luma(content: bytes, *, least_edge: int | None = None) -> JpegLuma:
     """
     with _rejecting("jpeg"):
         image = _open(content, "jpeg")
-        _header(image, "jpeg")
+        _header(image, "jpeg", content)
         transposition = _TRANSPOSITIONS.get(_orientation(image))
     by = 1 if least_edge is None else max(by for by in (1, 2, 4, 8) if by == 1 or min(image.size) >= by * least_edge)
     width, height = (-(-length // by) for length in image.size)
@@ -184,9 +200,22 @@ def decode_upright(content: bytes, *, max_edge: int | None = None) -> Image.Imag
         InputRejected: As from `probe`, and whatever only the pixels show.
     """
     picture_format = _sniff(content)
+    if picture_format != "avif":
+        return decode_here(content, max_edge=max_edge)
+    probe(content)
+    return decode_isolated(content)
+
+
+def decode_here(content: bytes, *, max_edge: int | None = None) -> Image.Image:
+    """Do what `decode_upright` does in this process, AVIF too: whose size in the header binds the decoder to nothing.
+
+    Raises:
+        InputRejected: As from `decode_upright`.
+    """
+    picture_format = _sniff(content)
     with _rejecting(picture_format):
         image = _open(content, picture_format)
-        _header(image, picture_format)
+        _header(image, picture_format, content)
         orientation = _orientation(image)
         if max_edge is not None and isinstance(image, JpegImageFile):
             # Pillow takes the largest reduction at which both edges stay at or above the size asked for.
@@ -238,6 +267,7 @@ def _guess(content: bytes) -> str:
 def _open(content: bytes, picture_format: str) -> ImageFile.ImageFile:
     if len(content) < _declared_bytes(content, picture_format):
         raise InputRejected("truncated", f"the {picture_format} picture is cut off; send it again")
+    check_parts(content, picture_format)
     return _PLUGINS[picture_format](io.BytesIO(content))
 
 
@@ -259,9 +289,16 @@ def _declared_bytes(content: bytes, picture_format: str) -> int:
     return end
 
 
-def _header(image: ImageFile.ImageFile, picture_format: str) -> PictureHeader:
+def _header(image: ImageFile.ImageFile, picture_format: str, content: bytes) -> PictureHeader:
     width, height = image.size
-    hungry = picture_format in ("webp", "avif") or "progressive" in image.info
+    if max(width, height) > MAX_EDGE:
+        raise InputRejected(
+            "too_many_pixels", f"{width}×{height} is longer than {MAX_EDGE:,} pixels; cut it into several pictures"
+        )
+    if picture_format == "bmp" and image.tile[0].codec_name == "bmp_rle":
+        # Pillow reads it byte by byte in Python: seconds a megapixel.
+        raise InputRejected("unsupported_format", "this is a BMP with run-length encoding; convert it to PNG")
+    hungry = picture_format in ("webp", "avif") or (picture_format == "jpeg" and has_several_scans(content))
     limit = MAX_PIXELS_OF_JPEG if picture_format == "jpeg" else MAX_PIXELS
     if hungry:
         limit = MAX_PIXELS_OF_HUNGRY_DECODERS
@@ -271,6 +308,9 @@ def _header(image: ImageFile.ImageFile, picture_format: str) -> PictureHeader:
             f"{width}×{height} is {width * height / 1e6:.0f} MP; the limit is {limit / 1e6:.0f} MP for this kind of "
             f"{picture_format}; send it smaller",
         )
+    frames: int = getattr(image, "n_frames", 1)
+    if frames > MAX_FRAMES:
+        raise InputRejected("too_many_parts", f"it says it has {frames:,} frames; the limit is {MAX_FRAMES:,}")
     orientation = _orientation(image)
     if orientation >= 5:
         width, height = height, width
@@ -280,7 +320,7 @@ def _header(image: ImageFile.ImageFile, picture_format: str) -> PictureHeader:
         ext="jpg" if picture_format == "jpeg" else picture_format,
         width=width,
         height=height,
-        frames=getattr(image, "n_frames", 1),
+        frames=frames,
         mode=image.mode,
         is_upright=orientation == 1,
     )
@@ -288,31 +328,29 @@ def _header(image: ImageFile.ImageFile, picture_format: str) -> PictureHeader:
 
 def _orientation(image: ImageFile.ImageFile) -> int:
     """Read EXIF's orientation from the header; `getexif` would decode a PNG, and Pillow turns a TIFF by itself."""
-    raw = image.info.get("exif")
-    if not raw or isinstance(image, TiffImageFile):
-        return 1
-    exif = Image.Exif()
-    try:
-        exif.load(raw)
-        orientation = exif.get(_ORIENTATION_TAG, 1)
-    except Exception:  # noqa: BLE001 - broken EXIF raises many things, and is no reason to lose the picture
-        return 1
-    return orientation if orientation in _TRANSPOSITIONS else 1
+    return 1 if isinstance(image, TiffImageFile) else exif_orientation(image.info.get("exif") or b"")
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise InputRejected("unsupported_format", "the picture holds floating-point pixels; convert it to JPEG")
     if image.mode.startswith("I"):
-        # A plain conversion would clip everything above 255 to white.
-        grey = np.clip(np.asarray(image, dtype=np.int32), 0, 65535) / 257
-        return Image.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGB", rgba.size, "white")
         white.paste(rgba, mask=rgba.getchannel("A"))
         return white
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
+    """Scale 16-bit grey, some rows at a time; a plain conversion would clip everything above 255 to white."""
+    scaled = np.empty(grey.shape, dtype=np.uint8)
+    for top in range(0, len(grey), _GREY16_ROWS_AT_ONCE):
+        rows = slice(top, top + _GREY16_ROWS_AT_ONCE)
+        scaled[rows] = np.rint(np.clip(grey[rows], 0, 65535) / 257)
+    return scaled
 
 
 @contextmanager
@@ -322,10 +360,11 @@ def _rejecting(picture_format: str) -> Iterator[None]:
         yield
     except (InputRejected, MemoryError):
         raise
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
         raise InputRejected("too_many_pixels", f"the {picture_format} is too large: {error}") from error
     except Exception as error:
         if any(sign in str(error).lower() for sign in _SIGNS_OF_TRUNCATION):
             raise InputRejected("truncated", f"the {picture_format} picture is cut off; send it again") from error
-        message = f"the {picture_format} picture is damaged ({error}); open it in an editor and save it again"
+        complaint = storable(str(error))[:_LONGEST_COMPLAINT]
+        message = f"the {picture_format} picture is damaged ({complaint}); open it in an editor and save it again"
         raise InputRejected("decode_failed", message) from error
