@@ -3,6 +3,7 @@
 What is not here: which files, and what must become of them.
 """
 
+import itertools
 import multiprocessing
 import resource
 import warnings
@@ -54,18 +55,18 @@ class Verdict:
         )
 
 
-def verdicts(contents: Sequence[bytes], look: Callable[[bytes], object]) -> list[Verdict]:
-    """Look at files one after the other in a new process; when one ends it, the others are not looked at."""
+def verdicts(contents: Sequence[bytes], *looks: Callable[[bytes], object]) -> list[Verdict]:
+    """Look at files one after the other in a new process, in each way; when one ends it, the rest is not looked at."""
     # Started from a clean process: pytest's own has threads and hundreds of megabytes.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([look.__module__])
+    context.set_forkserver_preload([look.__module__ for look in looks])
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_look_at_all, args=(contents, look, theirs))
+    process = context.Process(target=_look_at_all, args=(contents, looks, theirs))
     process.start()
     theirs.close()
     found: list[Verdict] = []
     try:
-        while len(found) < len(contents):
+        while len(found) < len(contents) * len(looks):
             if not ours.poll(_LAST_RESORT_SECONDS):
                 found.append(Verdict(fault=f"nothing after {_LAST_RESORT_SECONDS} seconds"))
                 break
@@ -81,11 +82,11 @@ def verdicts(contents: Sequence[bytes], look: Callable[[bytes], object]) -> list
     return found
 
 
-def _look_at_all(contents: Sequence[bytes], look: Callable[[bytes], object], answers: Connection) -> None:
+def _look_at_all(contents: Sequence[bytes], looks: Sequence[Callable[[bytes], object]], answers: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_LAST_RESORT_BYTES, _LAST_RESORT_BYTES))
     warned: list[str] = []
     warnings.showwarning = lambda message, category, *_: warned.append(f"{category.__name__}: {message}")
-    for content in contents:
+    for content, look in itertools.product(contents, looks):
         warned.clear()
         before, peak = _cpu_seconds(), _peak_bytes()
         reason, message, fault = None, "", None
