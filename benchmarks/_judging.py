@@ -1,0 +1,129 @@
+"""What each rule says of two pictures: the hash alone, the thumbnails, the pixels, and the texts.
+
+The functions are those of the core. What is not here: the pictures, and how often each rule is right (`reuse.py`).
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from vision_assets.clients.local_vision import LocalVision
+from vision_assets.core.detail import LONGEST_EDGE, compare_detail
+from vision_assets.core.media import examine
+from vision_assets.core.neighbours import (
+    ASPECT_TOLERANCE,
+    RADIUS_256_BITS,
+    RADIUS_BITS,
+    Fingerprint,
+    distance_bits,
+)
+from vision_assets.core.pictures import decode_upright
+from vision_assets.core.reuse import may_be_donor
+from vision_assets.core.vision import Analysis, Kind
+
+STRICT, NORMAL = 8.0, 12.0
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture as it is stored.
+
+    Attributes:
+        kind: What its pixels alone tell.
+    """
+
+    content: bytes
+    fingerprint: Fingerprint
+    is_flagged: bool
+    kind: Kind
+
+
+class Verdict(NamedTuple):
+    """Which rules take two pictures for one, or the first one's result for the other.
+
+    Attributes:
+        hash: The 64-bit hash lies within the radius.
+        normal: Hashes, aspect, and thumbnails within 12 of 255.
+        strict: Hashes, aspect, and thumbnails within 8 of 255.
+        normal_in_detail: Normal, and the pixels agree.
+        strict_in_detail: Strict, and the pixels agree.
+        by_text: Strict, and the donor's text allows it.
+        reused: Strict, the pixels agree, and the donor's text allows it.
+        without_ocr: Strict, the pixels agree, and the donor is a photograph.
+    """
+
+    hash: bool = False
+    normal: bool = False
+    strict: bool = False
+    normal_in_detail: bool = False
+    strict_in_detail: bool = False
+    by_text: bool = False
+    reused: bool = False
+    without_ocr: bool = False
+
+
+def picture(content: bytes) -> Picture:
+    """Take a picture in, as the pass over the media does."""
+    header, hashed, found = examine(content)
+    fingerprint = Fingerprint(hashed.phash, hashed.phash256, hashed.thumbnail, header.width, header.height)
+    return Picture(content, fingerprint, bool(hashed.flags), found.kind)
+
+
+@dataclass(slots=True)
+class Judge:
+    """Judges pairs; the text of a picture is read when it is asked for, and once."""
+
+    vision: LocalVision
+    _analyses: dict[bytes, Analysis] = field(default_factory=dict)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls) -> AsyncIterator["Judge"]:
+        """Open with the local provider, which reads with Tesseract."""
+        async with LocalVision.open(threads=1) as vision:
+            yield cls(vision)
+
+    async def judge(self, donor: Picture, other: Picture) -> Verdict:
+        """Tell what each rule says of an earlier and a later picture."""
+        own, their = donor.fingerprint, other.fingerprint
+        if donor.is_flagged or other.is_flagged or distance_bits(own.phash, their.phash) > RADIUS_BITS:
+            return Verdict()
+        difference = cell_difference(own, their)
+        if difference > NORMAL:
+            return Verdict(hash=True)
+        strict, in_detail = difference <= STRICT, compare_detail(_decoded(donor), _decoded(other)).agrees
+        is_by_text = strict and may_be_donor(await self._analysed(donor))
+        return Verdict(
+            hash=True,
+            normal=True,
+            strict=strict,
+            normal_in_detail=in_detail,
+            strict_in_detail=strict and in_detail,
+            by_text=is_by_text,
+            reused=is_by_text and in_detail,
+            without_ocr=strict and in_detail and donor.kind is Kind.PHOTO,
+        )
+
+    async def _analysed(self, picture: Picture) -> Analysis:
+        if picture.content not in self._analyses:
+            async with self.vision.ready(picture.content, mime="") as look:
+                self._analyses[picture.content] = await look()
+        return self._analyses[picture.content]
+
+
+def cell_difference(left: Fingerprint, right: Fingerprint) -> float:
+    """Measure the largest difference of the thumbnails' cells; infinite where another criterion parts the two."""
+    bits_256 = distance_bits(int.from_bytes(left.phash256, "big"), int.from_bytes(right.phash256, "big"))
+    aspects = left.width / left.height, right.width / right.height
+    if bits_256 > RADIUS_256_BITS or max(aspects) / min(aspects) - 1 > ASPECT_TOLERANCE:
+        return float("inf")
+    cells = [np.frombuffer(side.thumbnail, dtype=np.uint8).astype(np.float32) for side in (left, right)]
+    return float(np.abs((cells[0] - cells[0].mean()) - (cells[1] - cells[1].mean())).max())
+
+
+def _decoded(picture: Picture) -> Image.Image:
+    return decode_upright(picture.content, max_edge=LONGEST_EDGE)
