@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from vision_assets.clients.local_vision import LocalVision
-from vision_assets.core.detail import LONGEST_EDGE, compare_detail
+from vision_assets.core.detail import compare_files
 from vision_assets.core.media import examine
 from vision_assets.core.neighbours import (
     ASPECT_TOLERANCE,
@@ -21,7 +20,6 @@ from vision_assets.core.neighbours import (
     Fingerprint,
     distance_bits,
 )
-from vision_assets.core.pictures import decode_upright
 from vision_assets.core.reuse import may_be_donor
 from vision_assets.core.vision import Analysis, Kind
 
@@ -95,7 +93,7 @@ class Judge:
         difference = cell_difference(own, their)
         if difference > NORMAL:
             return Verdict(hash=True)
-        strict, in_detail = difference <= STRICT, compare_detail(_decoded(donor), _decoded(other)).agrees
+        strict, in_detail = difference <= STRICT, compare_files(donor.content, other.content).agrees
         is_by_text = strict and may_be_donor(await self._analysed(donor))
         return Verdict(
             hash=True,
@@ -123,7 +121,3 @@ def cell_difference(left: Fingerprint, right: Fingerprint) -> float:
         return float("inf")
     cells = [np.frombuffer(side.thumbnail, dtype=np.uint8).astype(np.float32) for side in (left, right)]
     return float(np.abs((cells[0] - cells[0].mean()) - (cells[1] - cells[1].mean())).max())
-
-
-def _decoded(picture: Picture) -> Image.Image:
-    return decode_upright(picture.content, max_edge=LONGEST_EDGE)

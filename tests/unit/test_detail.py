@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
-from vision_assets.core.detail import LONGEST_EDGE, compare_detail
+from tests.pictures import encoded
+from vision_assets.core.detail import LONGEST_EDGE, compare_detail, compare_files
+from vision_assets.core.errors import InputRejected
 from vision_assets.core.neighbours import Fingerprint, same_picture
 from vision_assets.core.phash import perceptual_hash
 from vision_assets.core.pictures import decode_upright
@@ -83,11 +85,21 @@ def test_colour_and_brightness_as_a_whole_do_not_count() -> None:
     assert not compare_detail(photo, photo.convert("L").convert("RGB")).agrees
 
 
+def test_files_are_compared_as_they_come() -> None:
+    """Files of two formats and sizes agree if their pictures do; one that cannot be decoded is refused."""
+    photo = PHOTO.read_bytes()
+    assert compare_files(photo, encoded(decode_upright(photo).resize((640, 416)), "PNG")).agrees
+    assert not compare_files(encoded(page(), "PNG"), encoded(page(has_tick=False), "PNG")).agrees
+    with pytest.raises(InputRejected):
+        compare_files(photo, photo[: len(photo) // 2])
+
+
 def test_larger_bitmaps_are_compared_at_the_edge() -> None:
     """Two bitmaps beyond the edge are scaled down to it, and tiny and blank ones are compared as they are."""
-    photo = decode_upright(PHOTO.read_bytes())
-    large = photo.resize((LONGEST_EDGE * 2, round(photo.height * LONGEST_EDGE * 2 / photo.width)))
+    large = page().resize((LONGEST_EDGE * 2, LONGEST_EDGE * 5 // 2))
+    changed = page(lamp=GREEN_AS_BRIGHT).resize(large.size)
     assert compare_detail(large, sent(large, quality=60)).agrees
+    assert not compare_detail(large, changed).agrees
     blank = Image.new("RGB", (3, 1), "white")
     assert compare_detail(blank, blank).agrees
     assert not compare_detail(
