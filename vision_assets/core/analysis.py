@@ -6,7 +6,7 @@ pictures are looked at (`policy.py`), and the budget of a provider that costs (`
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,6 +14,7 @@ from functools import partial
 
 import structlog
 
+from vision_assets.core.audit import Audit, differences, is_audited
 from vision_assets.core.budget import Hold
 from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.errors import (
@@ -32,7 +33,7 @@ from vision_assets.core.paid_calls import WAITS_SECONDS, PaidCalls
 from vision_assets.core.policy import Decision, VisionPolicy, decide, rules_fingerprint
 from vision_assets.core.price import TokenPrice
 from vision_assets.core.results import Results
-from vision_assets.core.reuse import Asking, Judged, Neighbour, Reuse, ReuseRules, decide_reuse
+from vision_assets.core.reusing import Reusing
 from vision_assets.core.storage import ObjectStore
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import (
@@ -100,14 +101,21 @@ class VisionPass:
     _todo: ToDo | None = field(init=False, default=None)
     _under_way: dict[str, asyncio.Task[None]] = field(init=False, default_factory=dict)
     _decided: list[Decided] = field(init=False, default_factory=list)
-    _reuse: ReuseRules = field(init=False, default_factory=ReuseRules)
-    _refused: list[Judged] = field(init=False, default_factory=list)
-    _quarantined: dict[str, str] = field(init=False, default_factory=dict)
+    _reusing: Reusing = field(init=False)
     _tallied: Tally = field(init=False)
     _failed_in_succession: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self._results = Results(self.tenant_id, self.provider, self.store, self.quota, self.ledger, self.report)
+        self._reusing = Reusing(
+            tenant_id=self.tenant_id,
+            provider=self.provider,
+            ledger=self.ledger,
+            strictness=None if self.policy.reuse == "never" else self.policy.reuse,
+            results=self._results,
+            report=self.report,
+            under_way=self._under_way,
+        )
         self._tallied = self.report.tally()
         self._calls = asyncio.Semaphore(self.concurrency)
         # While all calls are under way, some pictures are ready for the next ones; they are in memory, or uploaded.
@@ -140,7 +148,7 @@ class VisionPass:
             DatabaseUnavailable, DatabaseConflict: Transient; calls under way have ended before.
         """
         todo = await self.begin()
-        await self._begin_reuse()
+        await self._reusing.begin()
         room = asyncio.Semaphore(self.concurrency * _UNDER_WAY_PER_CALL)
         fault: TransientError | None = None
         async with asyncio.TaskGroup() as group:
@@ -175,14 +183,6 @@ class VisionPass:
             )
         return self._todo
 
-    async def _begin_reuse(self) -> None:
-        """Take back what was denied, once more for what a pass that was under way then took; read what is denied."""
-        if self.policy.reuse == "never":
-            self._reuse = ReuseRules(strictness=None)
-        else:
-            self.report.taken_back = await self.ledger.take_back_denied(self.tenant_id)
-            self._reuse = ReuseRules(self.policy.reuse, await self.ledger.denials(self.tenant_id))
-
     async def _media(self, todo: ToDo) -> AsyncIterator[Medium]:
         after = (-1, -1, "")
         while page := await self.ledger.unanalysed(self.tenant_id, todo, after=after, limit=PAGE_SIZE):
@@ -198,10 +198,7 @@ class VisionPass:
         decided, self._decided = self._decided, []
         if decided:
             await self.ledger.record_decisions(self.tenant_id, decided, todo=todo)
-        refused, self._refused = self._refused, []
-        quarantined, self._quarantined = self._quarantined, {}
-        if refused or quarantined:
-            await self.ledger.record_refusals(self.tenant_id, refused, quarantined=quarantined, provider=self.provider)
+        await self._reusing.write_progress()
         tally = self.report.tally()
         await self.ledger.record_progress(self.tenant_id, todo=todo, tally=tally - self._tallied)
         self._tallied = tally
@@ -245,13 +242,15 @@ class VisionPass:
             return
         if await self._results.restore(medium):
             return
-        reuse = await self._decide_reuse(medium)
+        reuse = await self._reusing.decide(medium)
         donor = reuse.donor
         if donor is not None and donor.candidate.result is not None:
-            log.info("vision.near_duplicate", donor_sha256=donor.candidate.sha256)
-            await self._take(medium, donor.candidate.result.analysis, donor=donor, refused=reuse.refused)
+            if await self._is_audited(medium, donor.candidate.result):
+                self._reusing.refuse(medium, reuse.without_donor("audited"))
+            else:
+                await self._reusing.take(medium, reuse, donor, donor.candidate.result)
             return
-        self._refused += reuse.refused
+        self._reusing.refuse(medium, reuse)
         decision = self._decide(medium, quota_exhausted=False)
         if decision.verdict == "skip":
             self._tell(decision)
@@ -259,25 +258,14 @@ class VisionPass:
             self._decided.append(Decided(medium, "skip", decision.reason, decision.message))
         elif decision.verdict == "ocr_only" and self.local is not None:
             await self._read_text(medium, decision, self.local)
-        elif self._paid is None:
-            self._tell(decision)
-            async with self._calls, self._ready(medium, self.provider) as look:
-                began = time.monotonic()
-                analysis = await look()
-                result = self._new(medium, analysis, took_seconds=time.monotonic() - began)
-            await self._results.put(medium, result, how="new")
         else:
-            await self._pay_or_wait(medium, decision, self._paid)
+            await self._ask_or_wait(medium, decision)
 
-    async def _pay_or_wait(self, medium: Medium, decision: Decision, paid: PaidCalls) -> None:
+    async def _ask_or_wait(self, medium: Medium, decision: Decision) -> None:
         try:
-            async with self._waiting:
-                paid.check()
-                async with self._ready(medium, paid) as look:
-                    result = await self._pay(medium, look, paid)
+            result = await self._asked(medium)
             if result is not None:
-                async with self._putting:
-                    await self._results.put(medium, result, how="new")
+                await self._put_new(medium, result)
         except CallDeferred as error:
             await self._deferred(medium, error)
         except ProviderUnavailable as error:
@@ -287,29 +275,49 @@ class VisionPass:
         else:
             self._tell(decision)
 
-    async def _decide_reuse(self, medium: Medium) -> Reuse:
-        """Decide whose result a picture may take; a hash that quarantines itself is never matched from here on."""
-        if medium.fingerprint is None or self._reuse.strictness is None:
-            return Reuse()
-        own = Asking(medium.sha256, medium.fingerprint, medium.own_text)
-        reuse = decide_reuse(own, await self._neighbours(medium), self._reuse)
-        self.report.count_reuse(own.fingerprint, reuse)
-        if reuse.quarantined:
-            log.warning("vision.hash_quarantined", different=reuse.different)
-            self._reuse.denials.quarantine(own.sha256, own.fingerprint.phash)
-            self._quarantined[own.sha256] = f"{reuse.different} different pictures within the radius of its hash"
-        return reuse
+    async def _asked(self, medium: Medium) -> VisionResult | None:
+        """Have the provider look at a picture.
 
-    async def _neighbours(self, medium: Medium) -> Sequence[Neighbour]:
-        """List earlier pictures that look alike, when those that are under way have their results."""
-        # Of now: one that ends while the neighbours are read has no result there, and is waited for.
-        under_way = dict(self._under_way)
-        found = await self.ledger.earlier_neighbours(self.tenant_id, medium, provider=self.provider)
-        waiting = [under_way[n.sha256] for n in found if n.result is None and n.sha256 in under_way]
-        if not waiting:
-            return found
-        await asyncio.wait(waiting)
-        return await self.ledger.earlier_neighbours(self.tenant_id, medium, provider=self.provider)
+        Returns:
+            The result, which is to be put; None: there is nothing left to do.
+        """
+        if self._paid is None:
+            async with self._calls, self._ready(medium, self.provider) as look:
+                began = time.monotonic()
+                analysis = await look()
+                return self._new(medium, analysis, took_seconds=time.monotonic() - began)
+        async with self._waiting:
+            self._paid.check()
+            async with self._ready(medium, self._paid) as look:
+                return await self._pay(medium, look, self._paid)
+
+    async def _is_audited(self, medium: Medium, donor: VisionResult) -> bool:
+        """For a share of the pictures that could take a result, ask the provider all the same; nothing waits for that.
+
+        Returns:
+            Whether the picture has an answer of its own.
+        """
+        decision = self._decide(medium, quota_exhausted=False)
+        share, fingerprint = self.policy.reuse_audit_share, self.provider.fingerprint
+        if decision.verdict != "analyse" or not is_audited(medium.sha256, fingerprint=fingerprint, share=share):
+            return False
+        try:
+            result = await self._asked(medium)
+        except (CallDeferred, ProviderUnavailable) as error:
+            log.info("reuse.not_audited", error_type=type(error).__name__, error=str(error))
+            return False
+        self._tell(decision)
+        if result is not None:
+            audit = Audit(medium.sha256, donor.sha256, differences(result.analysis, donor.analysis))
+            log.info("reuse.audited", donor_sha256=donor.sha256, differences=audit.differences)
+            self.report.audits[audit.outcome] += 1
+            await self.ledger.record_audit(self.tenant_id, audit, provider=self.provider)
+            await self._put_new(medium, result)
+        return True
+
+    async def _put_new(self, medium: Medium, result: VisionResult) -> None:
+        async with self._putting:
+            await self._results.put(medium, result, how="new")
 
     def _decide(self, medium: Medium, *, quota_exhausted: bool) -> Decision:
         return decide(
@@ -430,8 +438,7 @@ class VisionPass:
         except TransientError as error:
             log.warning("vision.not_recorded", error_type=type(error).__name__, outcome="put before its hold ends")
             # Nobody else can see it before it lies in S3, and would pay for it again.
-            async with self._putting:
-                await self._results.put(medium, result, how="new")
+            await self._put_new(medium, result)
             return None
         finally:
             await paid.settle(hold, analysis.tokens_used)
@@ -446,14 +453,3 @@ class VisionPass:
 
     def _cost(self, tokens: int) -> int:
         return 0 if self.price is None else self.price.microunits(tokens)
-
-    async def _take(self, medium: Medium, analysis: Analysis, *, donor: Judged, refused: Sequence[Judged]) -> None:
-        measured = analysis.measurement
-        if (own := medium.fingerprint) is not None:
-            # The picture's own size; everything else is the donor's.
-            measured = measured.model_copy(update={"width": own.width, "height": own.height})
-        analysis = analysis.model_copy(
-            update={"measurement": measured, "tokens_used": 0, "cost_microunits": 0, "file_id": None}
-        )
-        result = self._results.make(medium, analysis, method="near_duplicate", reason="cache_hit", donor=donor)
-        await self._results.put(medium, result, how="near_duplicate", decided=(donor, *refused))

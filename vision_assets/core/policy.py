@@ -91,6 +91,7 @@ Username = Annotated[str, AfterValidator(_username)]
 ModelName = Annotated[str, AfterValidator(_model)]
 Count = Annotated[int, Field(strict=True, ge=0)]
 Bytes = Annotated[int, Field(strict=True, ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Rules(BaseModel):
@@ -159,6 +160,8 @@ class VisionPolicy(_Rules):
         ocr_only: Types whose text alone is read.
         over_budget: What becomes of all other types then: `defer` until the budget is reset, or `ocr` at no cost.
         reuse: How alike an earlier picture must be whose result is taken: `strict`, `normal`; `never`: none is.
+        reuse_audit_share: Of the pictures that could take a result, 0 to 1: the provider is asked about these all the
+            same, within the budget, to tell whether reuse is right.
         prompts: Which prompt a picture gets.
     """
 
@@ -175,6 +178,7 @@ class VisionPolicy(_Rules):
     ocr_only: OcrOnly = OcrOnly()
     over_budget: Literal["defer", "ocr"] = "defer"
     reuse: Strictness | Literal["never"] = "strict"
+    reuse_audit_share: Share = 0.01
     prompts: Prompts = Prompts()
 
     @field_validator("model")
@@ -339,14 +343,17 @@ def prompt_fingerprint(language: Language, prompts: Prompts) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+_NO_RULES = {"provider", "model", "description_language", "prompts", "reuse_audit_share"}
+
+
 def rules_fingerprint(policy: VisionPolicy, *, calls_cost: bool) -> str:
-    """Tell by 16 hex digits what of a policy changes a decision: all but the choice of provider and prompt.
+    """Tell by 16 hex digits what of a policy changes a decision: all but the choice of provider and prompt, and audits.
 
     Args:
         policy: As in force for a tenant.
         calls_cost: As for `decide`.
     """
-    rules = policy.model_dump(mode="json", exclude={"provider", "model", "description_language", "prompts"})
+    rules = policy.model_dump(mode="json", exclude=_NO_RULES)
     canonical = json.dumps([RULES_VERSION, _sorted(rules), calls_cost], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

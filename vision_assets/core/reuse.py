@@ -5,7 +5,7 @@ What is not here: how alike two pictures are (`neighbours.py`), and what is done
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vision_assets.core.neighbours import Criterion, Fingerprint, Likeness, Strictness, compare, distance_bits
@@ -26,6 +26,7 @@ Refusal = Literal[
     "text_unknown",
     "digits",
     "text_differs",
+    "audited",
 ]
 """Why a candidate's result is not taken: stable codes, in the order in which they are asked."""
 
@@ -148,6 +149,12 @@ class Reuse:
     different: int = 0
     quarantined: bool = False
     awaited: tuple[str, ...] = ()
+
+    def without_donor(self, reason: Refusal) -> "Reuse":
+        """Refuse the donor after all."""
+        if self.donor is None:
+            return self
+        return replace(self, donor=None, refused=(*self.refused, replace(self.donor, refusal=reason)))
 
 
 def decide_reuse(own: Asking, neighbours: Sequence[Neighbour], rules: ReuseRules) -> Reuse:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
+from vision_assets.core.audit import Audit, Audits
 from vision_assets.core.errors import InputRejected, MediaMissing
 from vision_assets.core.neighbours import Fingerprint
 from vision_assets.core.policy import PolicyPost
@@ -100,6 +101,7 @@ class Tally:
         media: Pictures by (status of the result, how it came).
         decisions: Of the policy, by (verdict, reason).
         reuse: What was decided about candidates, by (verdict, reason).
+        audits: Of reuse, by outcome.
         deferred: Calls that were not made, or in vain, by reason.
         calls: To the provider that brought a result.
         call_milliseconds: They took, together.
@@ -108,6 +110,7 @@ class Tally:
     media: Counter[tuple[str, str]]
     decisions: Counter[tuple[str, str]]
     reuse: Counter[tuple[str, str]]
+    audits: Counter[str]
     deferred: Counter[str]
     calls: int
     call_milliseconds: int
@@ -117,6 +120,7 @@ class Tally:
             self.media - earlier.media,
             self.decisions - earlier.decisions,
             self.reuse - earlier.reuse,
+            self.audits - earlier.audits,
             self.deferred - earlier.deferred,
             self.calls - earlier.calls,
             self.call_milliseconds - earlier.call_milliseconds,
@@ -221,6 +225,18 @@ class VisionLedger(Protocol):
 
         Args:
             quarantined: Pictures that deny themselves, with the reason for people; what an operator said stands.
+        """
+        ...
+
+    async def record_audit(self, tenant_id: TenantId, audit: Audit, *, provider: ProviderIdentity) -> None:
+        """Write what an audit has found; the newest one of a picture stands."""
+        ...
+
+    async def audits(self, tenant_id: TenantId, *, provider: ProviderIdentity, since: datetime) -> Audits:
+        """Sum up the audits of a provider's answers.
+
+        Args:
+            since: Aware UTC.
         """
         ...
 

@@ -51,6 +51,7 @@ class VisionReport:
         reuse: What was decided about candidates for a reuse, by (verdict, reason).
         quarantined: Pictures whose hash so many different ones share that it is never matched from now on.
         taken_back: Results that an operator's denial made to do again.
+        audits: Of reuse, by outcome.
         deferred: Pictures that wait, by reason: for the budget, for a call of somebody else, for the provider.
         estimate: What a call was held at; None: calls cost nothing, or the ledger could not be reached.
         failures: Faults that are no picture's own; the pictures stay to do.
@@ -66,6 +67,7 @@ class VisionReport:
     reuse: Counter[tuple[str, str]] = field(default_factory=Counter)
     quarantined: int = 0
     taken_back: int = 0
+    audits: Counter[str] = field(default_factory=Counter)
     deferred: Counter[str] = field(default_factory=Counter)
     estimate: TokenEstimate | None = None
     analyses: int = 0
@@ -85,6 +87,7 @@ class VisionReport:
             Counter(self.media),
             Counter(self.decisions),
             Counter(self.reuse),
+            Counter(self.audits),
             Counter(self.deferred),
             self.analyses,
             self.call_milliseconds,

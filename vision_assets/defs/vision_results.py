@@ -1,12 +1,15 @@
 """`vision_results`: what is on each picture, for as little as possible."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import structlog
 
 from vision_assets.core.analysis import VisionPass
+from vision_assets.core.audit import ERROR_FROM, WARN_FROM, Audits, agreement
 from vision_assets.core.budget import EVERYONE, TokenEstimate, Window
 from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.errors import TransientError
@@ -32,6 +35,20 @@ from vision_assets.resources import (
 
 log = structlog.get_logger(__name__)
 
+REUSE_AGREEMENT = "reuse_agreement"
+AUDITED_WITHIN = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a pass did, and what stands in the books after it."""
+
+    report: VisionReport
+    quote: Quote | None
+    provider: str
+    budget: Sequence[Window]
+    audits: Audits
+
 
 @dg.asset(
     deps=["phash_index"],
@@ -42,6 +59,16 @@ log = structlog.get_logger(__name__)
     owners=["team:vision"],
     tags={"stage": "analyse"},
     code_version=VISION_CODE_VERSION,
+    check_specs=[
+        dg.AssetCheckSpec(
+            REUSE_AGREEMENT,
+            asset="vision_results",
+            description="What the provider says of pictures that could have taken another's result agrees with it: a "
+            f"warning from {WARN_FROM:.0%} of the last {AUDITED_WITHIN.days} days' audits, an error from "
+            f"{ERROR_FROM:.0%}.",
+            partitions_def=TENANTS,
+        )
+    ],
 )
 def vision_results(
     context: dg.AssetExecutionContext,
@@ -52,14 +79,14 @@ def vision_results(
     token_budget: TokenBudgetResource,
     vision_policy: VisionPolicyResource,
     vision_provider: VisionProviderResource,
-) -> dg.MaterializeResult[None]:
+) -> Iterator[dg.MaterializeResult[None]]:
     """One result a picture, in S3 under `vision/{tenant_id}/…` and in Postgres.
 
     Taken from the exact cache, else from a near-duplicate of the same tenant, else from the provider, as far as policy
     and budget let it. Only pictures without a result of the present provider and fingerprint are to do.
     """
 
-    async def work(tenant: Tenant, ledgers: Ledgers) -> tuple[VisionReport, Quote | None, str, Sequence[Window]]:
+    async def work(tenant: Tenant, ledgers: Ledgers) -> _Seen:
         store, policy = s3.connect(), vision_policy.policy(tenant)
         async with (
             vision_provider.open(tenant.id, policy) as provider,
@@ -82,16 +109,19 @@ def vision_results(
             to_do = await one_pass.count() if quote is None else quote.work.media
             one_pass.on_progress = ProgressLog(context.log, "vision_results: pictures", to_do)
             report = await one_pass.analyse_media()
+            since = datetime.now(UTC) - AUDITED_WITHIN
+            audits = await ledgers.vision.audits(tenant.id, provider=provider, since=since)
             identity = f"{provider.name} {provider.model} {provider.fingerprint}"
-            return report, quote, identity, await _budget_of(tenant, gate)
+            return _Seen(report, quote, identity, await _budget_of(tenant, gate), audits)
 
-    tenant, (report, quote, provider, budget) = run_for_tenant(context, postgres, work)
+    tenant, seen = run_for_tenant(context, postgres, work)
+    report = seen.report
     raise_if_any(report.failures, hopeless=report.hopeless)
-    return dg.MaterializeResult(
+    yield dg.MaterializeResult(
         metadata={
             "tenant": tenant.name,
-            "provider": provider,
-            "quote": _quote_table(quote),
+            "provider": seen.provider,
+            "quote": _quote_table(seen.quote),
             "analyses": report.analyses,
             "reused_from_near_duplicates": report.methods["near_duplicate"],
             "reuses": pair_sheet([*report.reused_pairs, *report.refused_pairs]),
@@ -114,11 +144,35 @@ def vision_results(
             "deferred": report.deferred.total(),
             "deferred_because": counts_table(report.deferred, name="reason"),
             "token_estimate": _estimate_text(report.estimate),
-            "token_budget": _budget_table(budget),
+            "token_budget": _budget_table(seen.budget),
             "puts": report.puts,
             "put_megabytes": megabytes(report.put_bytes),
             "pictures": contact_sheet(report.looked),
-        }
+            **_trend(seen.audits),
+        },
+        check_results=[_agreement_check(seen.audits)],
+    )
+
+
+def _trend(audits: Audits) -> dict[str, int | float]:
+    """Give the figures that Dagster draws over time; none before the first audit."""
+    if audits.disagreement is None:
+        return {}
+    return {"audited_reuses": audits.total, "audits_disagreeing_percent": round(100 * audits.disagreement, 2)}
+
+
+def _agreement_check(audits: Audits) -> dg.AssetCheckResult:
+    finding = agreement(audits)
+    return dg.AssetCheckResult(
+        check_name=REUSE_AGREEMENT,
+        passed=finding.severity is None,
+        severity=dg.AssetCheckSeverity.ERROR if finding.severity == "error" else dg.AssetCheckSeverity.WARN,
+        description=finding.message,
+        metadata={
+            "agreeing": audits.agreeing,
+            "differing": audits.differing,
+            "differences": counts_table(audits.differences, name="in"),
+        },
     )
 
 

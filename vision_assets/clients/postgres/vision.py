@@ -15,6 +15,7 @@ from vision_assets.clients.postgres.reuse import (
     record_reuse,
     take_back_denied,
 )
+from vision_assets.core.audit import Audit, Audits
 from vision_assets.core.errors import AnswerRefused, InputRejected, MediaMissing
 from vision_assets.core.measured import VERSION
 from vision_assets.core.neighbours import RADIUS_BITS, Fingerprint, probes
@@ -317,6 +318,27 @@ class PostgresVision:
                 **identity(todo.provider),
             )
 
+    async def record_audit(self, tenant_id: TenantId, audit: Audit, *, provider: ProviderIdentity) -> None:
+        """See the Protocol."""
+        async with self.database.connection() as connection:
+            await sql.record_audit(
+                connection,
+                tenant_id=tenant_id,
+                sha256=audit.sha256,
+                donor_sha256=audit.donor_sha256,
+                provider=provider.name,
+                model=provider.model,
+                differences=list(audit.differences),
+            )
+
+    async def audits(self, tenant_id: TenantId, *, provider: ProviderIdentity, since: datetime) -> Audits:
+        """See the Protocol."""
+        async with self.database.connection() as connection:
+            row = await sql.audits(
+                connection, tenant_id=tenant_id, provider=provider.name, model=provider.model, since=since
+            )
+            return Audits(row["agreeing"], row["differing"], row["differences"])
+
     async def record_progress(self, tenant_id: TenantId, *, todo: ToDo, tally: Tally) -> None:
         """See the Protocol."""
         name, model = todo.provider.name, todo.provider.model
@@ -325,6 +347,7 @@ class PostgresVision:
             "vision_media_total": _pairs(tally.media, "result", "reason"),
             "vision_policy_decisions_total": _pairs(tally.decisions, "decision", "reason"),
             "vision_reuse_decisions_total": _pairs(tally.reuse, "verdict", "reason"),
+            "vision_reuse_audits_total": {(("outcome", outcome),): n for outcome, n in tally.audits.items()},
             "vision_budget_gate_blocks_total": {(("reason", reason),): n for reason, n in tally.deferred.items()},
         }
         if tally.calls:

@@ -246,3 +246,23 @@ SELECT EXISTS (
     SELECT FROM vision_results
     WHERE tenant_id = :tenant_id AND sha256 = :sha256 AND provider = :provider AND model = :model
       AND schema_version = :schema_version AND fingerprint = :fingerprint AND method <> 'fallback');
+
+-- name: record_audit(tenant_id, sha256, donor_sha256, provider, model, differences)!
+-- Writes what an audit of reuse has found; for a picture that was removed meanwhile nothing.
+INSERT INTO reuse_audits (tenant_id, sha256, donor_sha256, provider, model, differences)
+SELECT tenant_id, sha256, :donor_sha256, :provider, :model, :differences
+FROM media_objects WHERE tenant_id = :tenant_id AND sha256 = :sha256
+ON CONFLICT (tenant_id, sha256, provider, model) DO UPDATE SET
+    donor_sha256 = excluded.donor_sha256, differences = excluded.differences, audited_at = now();
+
+-- name: audits(tenant_id, provider, model, since)^
+-- How many audits found the same, how many did not, and how often in what.
+SELECT count(*) FILTER (WHERE differences = '{}') AS agreeing,
+       count(*) FILTER (WHERE differences <> '{}') AS differing,
+       (SELECT coalesce(jsonb_object_agg(d.difference, d.times), '{}')
+        FROM (SELECT difference, count(*) AS times
+              FROM reuse_audits a CROSS JOIN unnest(a.differences) AS one (difference)
+              WHERE a.tenant_id = :tenant_id AND a.provider = :provider AND a.model = :model AND a.audited_at >= :since
+              GROUP BY difference) d) AS differences
+FROM reuse_audits
+WHERE tenant_id = :tenant_id AND provider = :provider AND model = :model AND audited_at >= :since;
