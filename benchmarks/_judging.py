@@ -8,22 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
-
 from vision_assets.clients.local_vision import LocalVision
 from vision_assets.core.detail import compare_files
 from vision_assets.core.media import examine
-from vision_assets.core.neighbours import (
-    ASPECT_TOLERANCE,
-    RADIUS_256_BITS,
-    RADIUS_BITS,
-    Fingerprint,
-    distance_bits,
-)
-from vision_assets.core.reuse import may_be_donor
+from vision_assets.core.neighbours import RADIUS_BITS, Fingerprint, compare, distance_bits
+from vision_assets.core.reuse import why_no_donor
 from vision_assets.core.vision import Analysis, Kind
-
-STRICT, NORMAL = 8.0, 12.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +80,11 @@ class Judge:
         own, their = donor.fingerprint, other.fingerprint
         if donor.is_flagged or other.is_flagged or distance_bits(own.phash, their.phash) > RADIUS_BITS:
             return Verdict()
-        difference = cell_difference(own, their)
-        if difference > NORMAL:
+        likeness = compare(own, their)
+        if likeness.exceeds("normal"):
             return Verdict(hash=True)
-        strict, in_detail = difference <= STRICT, compare_files(donor.content, other.content).agrees
-        is_by_text = strict and may_be_donor(await self._analysed(donor))
+        strict, in_detail = not likeness.exceeds("strict"), compare_files(donor.content, other.content).agrees
+        is_by_text = strict and why_no_donor(await self._analysed(donor)) is None
         return Verdict(
             hash=True,
             normal=True,
@@ -111,13 +101,3 @@ class Judge:
             async with self.vision.ready(picture.content, mime="") as look:
                 self._analyses[picture.content] = await look()
         return self._analyses[picture.content]
-
-
-def cell_difference(left: Fingerprint, right: Fingerprint) -> float:
-    """Measure the largest difference of the thumbnails' cells; infinite where another criterion parts the two."""
-    bits_256 = distance_bits(int.from_bytes(left.phash256, "big"), int.from_bytes(right.phash256, "big"))
-    aspects = left.width / left.height, right.width / right.height
-    if bits_256 > RADIUS_256_BITS or max(aspects) / min(aspects) - 1 > ASPECT_TOLERANCE:
-        return float("inf")
-    cells = [np.frombuffer(side.thumbnail, dtype=np.uint8).astype(np.float32) for side in (left, right)]
-    return float(np.abs((cells[0] - cells[0].mean()) - (cells[1] - cells[1].mean())).max())
