@@ -14,7 +14,13 @@ _QUIET += ["--disable-component-update", "--disable-sync", *(["--no-sandbox"] if
 
 
 def rendered(screens: Iterable[Screen]) -> list[bytes]:
-    """Render pages, each as a PNG of its size."""
+    """Render pages, each as a PNG of its size.
+
+    Raises:
+        RuntimeError: There is no Chromium.
+    """
+    if CHROMIUM is None:
+        raise RuntimeError("Chromium is not installed; install the package chromium")
     files = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_QUIET)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from vision_assets.clients.local_vision import LocalVision
-from vision_assets.core.detail import compare_files
+from vision_assets.core.detail import compare_files, keeps_text
 from vision_assets.core.media import examine
 from vision_assets.core.neighbours import RADIUS_BITS, Fingerprint, compare, distance_bits
 from vision_assets.core.reuse import why_no_donor
@@ -40,7 +40,7 @@ class Verdict(NamedTuple):
         normal_in_detail: Normal, and the pixels agree.
         strict_in_detail: Strict, and the pixels agree.
         by_text: Strict, and the donor's text allows it.
-        reused: Strict, the pixels agree, and the donor's text allows it.
+        reused: Strict, the pixels agree, the donor's text allows it, and can be seen in the smaller of the two.
         without_ocr: Strict, the pixels agree, and the donor is a photograph.
     """
 
@@ -85,6 +85,7 @@ class Judge:
             return Verdict(hash=True)
         strict, in_detail = not likeness.exceeds("strict"), compare_files(donor.content, other.content).agrees
         is_by_text = strict and why_no_donor(await self._analysed(donor)) is None
+        is_legible = keeps_text(own, their) or (is_by_text and not (await self._analysed(donor)).ocr.text)
         return Verdict(
             hash=True,
             normal=True,
@@ -92,7 +93,7 @@ class Judge:
             normal_in_detail=in_detail,
             strict_in_detail=strict and in_detail,
             by_text=is_by_text,
-            reused=is_by_text and in_detail,
+            reused=is_by_text and in_detail and is_legible,
             without_ocr=strict and in_detail and donor.kind is Kind.PHOTO,
         )
 

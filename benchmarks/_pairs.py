@@ -132,6 +132,13 @@ def _sent(one: bytes, other: bytes, seed: int) -> tuple[bytes, bytes]:
     return _messenger(decode_upright(one), 87), _messenger(sent, quality)
 
 
+def sent_small(content: bytes, seed: int) -> bytes:
+    """Send a preview."""
+    image, scale = decode_upright(content), Random(f"small {seed}").uniform(0.2, 0.4)
+    small = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+    return _messenger(small, 80)
+
+
 def _messenger(image: Image.Image, quality: int) -> bytes:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality, subsampling="4:2:0")

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks._browser import CHROMIUM
-from benchmarks.reuse import CHANGED, COPY, DIFFERENT, MEANING, QUICK, REENCODED, judged, shares, sums
+from benchmarks.reuse import CHANGED, COPY, DIFFERENT, MEANING, QUICK, REENCODED, SMALL, judged, shares, sums
 
 pytestmark = [
     pytest.mark.browser,
@@ -26,3 +26,4 @@ def test_only_copies_are_taken_for_one_picture() -> None:
     assert meaning["strict"] > 0
     assert meaning["normal_in_detail"] == 0
     assert meaning["reused"] == 0
+    assert sums(counts[SMALL])["reused"] == 0

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from tests.pictures import encoded
-from vision_assets.core.detail import LONGEST_EDGE, compare_detail, compare_files
+from vision_assets.core.detail import LONGEST_EDGE, compare_detail, compare_files, keeps_text
 from vision_assets.core.errors import InputRejected
 from vision_assets.core.neighbours import Fingerprint, same_picture
 from vision_assets.core.phash import perceptual_hash
@@ -92,6 +92,15 @@ def test_files_are_compared_as_they_come() -> None:
     assert not compare_files(encoded(page(), "PNG"), encoded(page(has_tick=False), "PNG")).agrees
     with pytest.raises(InputRejected):
         compare_files(photo, photo[: len(photo) // 2])
+
+
+@pytest.mark.parametrize(("edge", "is_kept"), [(2560, True), (1280, True), (1152, True), (1151, False), (320, False)])
+def test_text_is_kept_down_to_a_scale(edge: int, is_kept: bool) -> None:
+    """What is written in a screen of 2560 px can be seen in a messenger's copy of it, and not in a preview."""
+    screen = Fingerprint(0, bytes(32), bytes(4096), 1182, 2560)
+    copy = Fingerprint(0, bytes(32), bytes(4096), edge * 1182 // 2560, edge)
+    assert keeps_text(screen, copy) is is_kept
+    assert keeps_text(copy, screen) is is_kept
 
 
 def test_larger_bitmaps_are_compared_at_the_edge() -> None:
