@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from vision_assets.clients.local_vision import LocalVision
-from vision_assets.core.detail import compare_files, keeps_text
+from vision_assets.core.detail import compare_files
 from vision_assets.core.media import examine
-from vision_assets.core.neighbours import RADIUS_BITS, Fingerprint, compare, distance_bits
+from vision_assets.core.neighbours import RADIUS_BITS, Fingerprint, compare, distance_bits, keeps_text
 from vision_assets.core.reuse import why_no_donor
 from vision_assets.core.vision import Analysis, Kind
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from tests.bench import Bench
 from tests.pictures import photo
@@ -44,3 +44,8 @@ class Posts:
 def copies(count: int = 1) -> list[Image.Image]:
     """Copies of the photograph without a spot, in other sizes."""
     return [photo(320, 240).resize((300 - 20 * number, 225 - 15 * number)) for number in range(count)]
+
+
+def with_more_contrast() -> Image.Image:
+    """The photograph without a spot, as an app shows it that livens pictures up: too different for strict cells."""
+    return ImageEnhance.Contrast(photo(320, 240)).enhance(1.15)

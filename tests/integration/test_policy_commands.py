@@ -68,7 +68,7 @@ def test_a_good_file(file: Path, tmp_path: Path) -> None:
     """The settings' file is checked, or the one that is named; how much it sets is told."""
     result = run("check")
     assert result.exit_code == 0, result.output
-    assert f"{file} is a valid policy: it sets 2 of 20 values" in result.stdout
+    assert f"{file} is a valid policy: it sets 2 of 21 values" in result.stdout
     empty = tmp_path / "[b]empty.yaml"
     empty.touch()
     assert f"{empty} is a valid policy: it sets 0 of" in run("check", str(empty)).stdout

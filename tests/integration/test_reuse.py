@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import Bench, NewBench
-from tests.lookalikes import Posts, copies, spotted
+from tests.lookalikes import Posts, copies, spotted, with_more_contrast
 from tests.pictures import photo
 from vision_assets.clients.postgres.reuse import allow, deny, read_denials
 from vision_assets.clients.postgres.vision import PostgresVision
@@ -123,7 +123,7 @@ async def test_the_policy_says_how_alike(bench: Bench, posts: Posts) -> None:
     await posts.show(*copies())
     assert (await bench.analyse()).analyses == 1
     assert await bench.rows(DECIDED, bench.tenant.id) == []
-    [faint] = await posts.show(spotted(0, by=11))
+    [faint] = await posts.show(with_more_contrast())
     bench.policy = VisionPolicy(reuse="normal")
     report = await bench.analyse()
     assert report.methods == {"near_duplicate": 1}
@@ -135,11 +135,41 @@ async def test_the_policy_says_how_alike(bench: Bench, posts: Posts) -> None:
     assert (await bench.analyse()).analyses == 1
 
 
+async def test_the_pixels_decide_in_the_end(bench: Bench, posts: Posts) -> None:
+    """A spot that the thumbnail hardly shows makes another picture; then the next donor is asked."""
+    bench.policy = bench.policy.model_copy(update={"reuse": "normal"})
+    [faint] = await posts.show(spotted(0, by=11))
+    await bench.analyse()
+    [first] = await posts.show(photo(320, 240))
+    report = await bench.analyse()
+    assert report.reuse == {("refused", "pixels_differ"): 1}
+    [copy] = await posts.show(*copies())
+    assert (await bench.analyse()).methods == {"near_duplicate": 1}
+    assert [row[:4] for row in await bench.rows(DECIDED, bench.tenant.id) if row[0] == copy and row[2] == "reused"] == [
+        (copy, first, "reused", "same_picture")
+    ]
+    assert faint in bench.provider.calls
+
+
+async def test_a_donor_whose_file_is_gone_gives_nothing(bench: Bench, posts: Posts) -> None:
+    """Without its pixels nobody knows; a picture whose own file is gone is to be stored again."""
+    await posts.show(photo(320, 240))
+    await bench.analyse()
+    [copy] = await posts.show(*copies())
+    stored = await bench.world.keys("media/")
+    await bench.world.bucket.delete([key for key in stored if copy not in key])
+    report = await bench.analyse()
+    assert (report.analyses, report.reuse) == (1, {("refused", "pixels_unknown"): 1})
+    [other] = await posts.show(*copies(2)[1:])
+    await bench.world.bucket.delete([key for key in await bench.world.keys("media/") if other in key])
+    assert (await bench.analyse()).reasons == {"missing": 1}
+
+
 async def test_what_was_decided_under_other_rules_is_decided_anew(bench: Bench, posts: Posts) -> None:
     """A picture that was skipped takes a result as soon as the tenant lets less alike ones be reused."""
     await posts.show(photo(320, 240))
     await bench.analyse()
-    await posts.show(spotted(0, by=11))
+    await posts.show(with_more_contrast())
     bench.policy = VisionPolicy(max_pictures_per_post=0)
     assert (await bench.analyse()).reasons == {"over_post_cap": 1}
     bench.policy = VisionPolicy(max_pictures_per_post=0, reuse="normal")
@@ -256,9 +286,9 @@ async def test_no_reuse_without_its_decision(bench: Bench, posts: Posts) -> None
     await bench.analyse()
     await bench.world.database.pool.execute("DELETE FROM vision_results WHERE sha256 = $1", copy)
     await bench.world.database.pool.execute("DELETE FROM reuse_decisions")
-    keys = await bench.world.keys("vision/")
+    keys = set(await bench.world.keys("vision/"))
     assert (await bench.analyse()).methods == {"near_duplicate": 1}
-    assert await bench.world.keys("vision/") == keys
+    assert set(await bench.world.keys("vision/")) == keys
     assert await bench.rows(DECIDED, bench.tenant.id) == [(copy, first, "reused", "same_picture", "strict")]
 
 

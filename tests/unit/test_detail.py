@@ -7,9 +7,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from tests.pictures import encoded
-from vision_assets.core.detail import LONGEST_EDGE, compare_detail, compare_files, keeps_text
+from vision_assets.core.detail import LONGEST_EDGE, compare_detail, compare_files
 from vision_assets.core.errors import InputRejected
-from vision_assets.core.neighbours import Fingerprint, same_picture
+from vision_assets.core.neighbours import Fingerprint, keeps_text, same_picture
 from vision_assets.core.phash import perceptual_hash
 from vision_assets.core.pictures import decode_upright
 

@@ -110,6 +110,7 @@ class VisionPass:
         self._reusing = Reusing(
             tenant_id=self.tenant_id,
             provider=self.provider,
+            store=self.store,
             ledger=self.ledger,
             strictness=None if self.policy.reuse == "never" else self.policy.reuse,
             results=self._results,
@@ -388,7 +389,7 @@ class VisionPass:
     async def _ready(self, medium: Medium, looking: VisionProvider | PaidCalls) -> AsyncIterator[Look]:
         content = await self.store.get(medium.s3_key)
         if content is None:
-            raise MediaMissing(f"{medium.s3_key} is not in S3 any more; the next run stores it again from its source")
+            raise MediaMissing.in_storage(medium.s3_key)
         async with looking.ready(content, mime=medium.mime, measured=medium.measured) as look:
             yield look
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter, uniform_filter
 
-from vision_assets.core.neighbours import Fingerprint
 from vision_assets.core.pictures import decode_upright
 
 LONGEST_EDGE = 1024
@@ -22,9 +21,6 @@ LONGEST_EDGE = 1024
 LUMA_TOLERANCE = 0.6
 OUTSTANDING_LUMA = (0.15, 3.0)
 COLOUR_TOLERANCE = 24.0
-
-LEAST_SCALE = 0.45
-"""Of the smaller picture: in one that is scaled down further, a letter of the larger one is a few grey pixels."""
 
 # A blur and a local gain take away what two scaling filters make of sharp edges; the windows are about a letter wide.
 _BLUR = 0.7
@@ -59,15 +55,6 @@ class Detail:
         share, multiple = OUTSTANDING_LUMA
         is_outstanding = self.luma > share and self.luma_outstanding > multiple
         return not (self.luma > LUMA_TOLERANCE or is_outstanding or self.colour > COLOUR_TOLERANCE)
-
-
-def keeps_text(left: Fingerprint, right: Fingerprint) -> bool:
-    """Tell whether what is written in the larger picture can be seen in the smaller one.
-
-    Where not, the pixels agree though a letter differs: then only pictures without a text may be taken for one.
-    """
-    edges = [max(side.width, side.height) for side in (left, right)]
-    return min(edges) >= LEAST_SCALE * max(edges)
 
 
 def compare_files(left: bytes, right: bytes) -> Detail:

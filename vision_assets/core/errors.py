@@ -75,6 +75,11 @@ class MediaMissing(InputRejected):
         """
         super().__init__(reason, message)
 
+    @classmethod
+    def in_storage(cls, s3_key: str) -> "MediaMissing":
+        """Tell of a stored picture whose object is gone."""
+        return cls(f"{s3_key} is not in S3 any more; the next run stores it again from its source")
+
 
 class ExportInvalid(InputRejected):
     """A Telegram export cannot be read, or not to its end."""

@@ -323,7 +323,7 @@ class MediaPass:
     async def _hashed(self, stored: MediaObject, report: HashReport) -> tuple[str, PerceptualHash] | None:
         content = await self.store.get(stored.s3_key)
         if content is None:
-            lost = MediaMissing(f"{stored.s3_key} is not in S3 any more; the next run stores it again from its source")
+            lost = MediaMissing.in_storage(stored.s3_key)
             log.warning("media.object_lost", error=str(lost))
             report.reasons["object_lost"] += 1
             await self.quota.verify(self.tenant_id, [(stored.s3_key, "media")])

@@ -23,6 +23,9 @@ ASPECT_TOLERANCE = 0.015
 CELL_TOLERANCE: Mapping[Strictness, float] = {"strict": 8, "normal": 12}
 """Largest difference of one of 64×64 luma cells, of 255, after the means are subtracted."""
 
+LEAST_SCALE = 0.45
+"""Of the smaller picture: in one that is scaled down further, a letter of the larger one is a few grey pixels."""
+
 CHUNKS = 4
 CHUNK_BITS = 16
 
@@ -106,3 +109,12 @@ def same_picture(left: Fingerprint, right: Fingerprint) -> bool:
     Both hashes must be free of flags. Crops, borders, captions and flips are other pictures.
     """
     return compare(left, right).exceeds("strict") is None
+
+
+def keeps_text(left: Fingerprint, right: Fingerprint) -> bool:
+    """Tell whether what is written in the larger picture can be seen in the smaller one.
+
+    Where not, the pixels agree though a letter differs: then only pictures without a text may be taken for one.
+    """
+    edges = [max(side.width, side.height) for side in (left, right)]
+    return min(edges) >= LEAST_SCALE * max(edges)

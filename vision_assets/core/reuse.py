@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from vision_assets.core.neighbours import Criterion, Fingerprint, Likeness, Strictness, compare, distance_bits
+from vision_assets.core.neighbours import (
+    Criterion,
+    Fingerprint,
+    Likeness,
+    Strictness,
+    compare,
+    distance_bits,
+    keeps_text,
+)
 from vision_assets.core.vision import Analysis, Kind, VisionResult
 
 Denier = Literal["operator", "quarantine"]
@@ -26,6 +34,9 @@ Refusal = Literal[
     "text_unknown",
     "digits",
     "text_differs",
+    "text_too_small",
+    "pixels_unknown",
+    "pixels_differ",
     "audited",
 ]
 """Why a candidate's result is not taken: stable codes, in the order in which they are asked."""
@@ -34,6 +45,9 @@ QUARANTINE_FROM = 20
 """More different pictures than this within the radius of one hash quarantine it. Of 499,500 pairs of photographs none
 lay within it, of 200,661 pairs of screenshots 94: so many at once have a template in common (a form, an empty chat),
 and what is written into one is easily taken for a copy of another."""
+
+MOST_DONORS = 3
+"""Of one picture: if the pixels of these do not agree with it, those of others will hardly do."""
 
 MOST_REMEMBERED = 8
 """Refusals that are kept of one picture: of the same picture before those of others, then of the nearest."""
@@ -138,6 +152,7 @@ class Reuse:
 
     Attributes:
         donor: Whose result it takes; None: nobody's.
+        spare: Whose it takes should the donor be refused after all, in this order.
         refused: Some candidates whose result is not taken; with a donor, of those that stood nearer.
         different: Candidates that are other pictures, though their hashes are within the radius.
         quarantined: They are so many that the picture quarantines itself.
@@ -145,16 +160,22 @@ class Reuse:
     """
 
     donor: Judged | None = None
+    spare: tuple[Judged, ...] = ()
     refused: tuple[Judged, ...] = ()
     different: int = 0
     quarantined: bool = False
     awaited: tuple[str, ...] = ()
 
+    def with_next_donor(self, reason: Refusal) -> "Reuse":
+        """Refuse the donor after all, and turn to the next one."""
+        refused = self.without_donor(reason).refused
+        donor, *spare = self.spare or (None,)
+        return replace(self, donor=donor, spare=tuple(spare), refused=refused)
+
     def without_donor(self, reason: Refusal) -> "Reuse":
-        """Refuse the donor after all."""
-        if self.donor is None:
-            return self
-        return replace(self, donor=None, refused=(*self.refused, replace(self.donor, refusal=reason)))
+        """Refuse the donor after all, and take nobody's result."""
+        refused = () if self.donor is None else (replace(self.donor, refusal=reason),)
+        return replace(self, donor=None, spare=(), refused=(*self.refused, *refused))
 
 
 def decide_reuse(own: Asking, neighbours: Sequence[Neighbour], rules: ReuseRules) -> Reuse:
@@ -188,10 +209,11 @@ def decide_reuse(own: Asking, neighbours: Sequence[Neighbour], rules: ReuseRules
         )
         for neighbour, likeness, difference in zip(nearest_first, compared, differences, strict=True)
     ]
-    place = next((place for place, one in enumerate(judged) if one.refusal is None), None)
+    donors = [place for place, one in enumerate(judged) if one.refusal is None][:MOST_DONORS]
     return Reuse(
-        donor=None if place is None else judged[place],
-        refused=_remembered(judged[:place]),
+        donor=judged[donors[0]] if donors else None,
+        spare=tuple(judged[place] for place in donors[1:]),
+        refused=_remembered(judged[: donors[0]] if donors else judged),
         different=different,
         quarantined=quarantined,
         awaited=tuple(one.candidate.sha256 for one in judged if one.refusal in ("no_result", "donor_is_fallback")),
@@ -237,12 +259,16 @@ def _of_the_result(own: Asking, neighbour: Neighbour) -> Refusal | None:
         return "donor_is_fallback"
     if neighbour.result is None:
         return "no_result" if method is None else "donor_failed"
-    if refusal := why_no_donor(neighbour.result.analysis):
-        return refusal
+    return why_no_donor(neighbour.result.analysis) or _of_the_texts(own, neighbour, neighbour.result.analysis.ocr.text)
+
+
+def _of_the_texts(own: Asking, neighbour: Neighbour, text: str | None) -> Refusal | None:
     if _has_digits(own.text):
         return "digits"
-    texts = _words(own.text), _words(neighbour.result.analysis.ocr.text)
-    return "text_differs" if all(texts) and texts[0] != texts[1] else None
+    texts = _words(own.text), _words(text)
+    if all(texts) and texts[0] != texts[1]:
+        return "text_differs"
+    return "text_too_small" if texts[1] and not keeps_text(own.fingerprint, neighbour.fingerprint) else None
 
 
 def _has_digits(text: str | None) -> bool:

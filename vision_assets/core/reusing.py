@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from vision_assets.core.detail import compare_files
+from vision_assets.core.errors import InputRejected, MediaMissing
 from vision_assets.core.neighbours import Strictness
 from vision_assets.core.results import Results
-from vision_assets.core.reuse import Asking, Judged, Neighbour, Reuse, ReuseRules, decide_reuse
+from vision_assets.core.reuse import Asking, Judged, Neighbour, Refusal, Reuse, ReuseRules, decide_reuse
+from vision_assets.core.storage import ObjectStore
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import VisionProvider, VisionResult
 from vision_assets.core.vision_ledger import Medium, VisionLedger
@@ -19,18 +22,22 @@ from vision_assets.core.vision_report import VisionReport
 
 log = structlog.get_logger(__name__)
 
+_COMPARED_AT_ONCE = 2  # each holds two bitmaps
+
 
 @dataclass(slots=True)
 class Reusing:
     """The reuse of one pass.
 
     Attributes:
+        store: Where the pictures are.
         strictness: None: nothing is reused.
         under_way: Pictures that are being done, with what ends when they are.
     """
 
     tenant_id: TenantId
     provider: VisionProvider
+    store: ObjectStore
     ledger: VisionLedger
     strictness: Strictness | None
     results: Results
@@ -39,6 +46,7 @@ class Reusing:
     _rules: ReuseRules = field(init=False, default_factory=ReuseRules)
     _refused: list[Judged] = field(init=False, default_factory=list)
     _quarantined: dict[str, str] = field(init=False, default_factory=dict)
+    _comparing: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(_COMPARED_AT_ONCE))
 
     async def begin(self) -> None:
         """Take back what was denied, once more for what a pass that was under way then took; read what is denied."""
@@ -56,6 +64,8 @@ class Reusing:
             log.warning("vision.hash_quarantined", different=reuse.different)
             self._rules.denials.quarantine(own.sha256, own.fingerprint.phash)
             self._quarantined[own.sha256] = f"{reuse.different} different pictures within the radius of its hash"
+        while reuse.donor is not None and (refusal := await self._refusal_by_pixels(medium, reuse.donor)):
+            reuse = reuse.with_next_donor(refusal)
         return reuse
 
     async def take(self, medium: Medium, reuse: Reuse, donor: Judged, result: VisionResult) -> None:
@@ -90,6 +100,30 @@ class Reusing:
     def _count(self, medium: Medium, reuse: Reuse) -> None:
         if medium.fingerprint is not None:
             self.report.count_reuse(medium.fingerprint, reuse)
+
+    async def _refusal_by_pixels(self, medium: Medium, donor: Judged) -> Refusal | None:
+        """Compare a picture with its donor to the last letter, which thumbnails do not show.
+
+        Raises:
+            MediaMissing: The picture itself is not in S3.
+            StorageUnavailable: Transient.
+        """
+        if donor.candidate.result is None:
+            return "no_result"
+        async with self._comparing:
+            own, other = await asyncio.gather(
+                self.store.get(medium.s3_key), self.store.get(donor.candidate.result.media_s3_key)
+            )
+            if own is None:
+                raise MediaMissing.in_storage(medium.s3_key)
+            if other is None:
+                return "pixels_unknown"
+            try:
+                detail = await asyncio.to_thread(compare_files, own, other)
+            except InputRejected as error:
+                log.warning("vision.not_compared", donor_sha256=donor.candidate.sha256, reason=error.reason)
+                return "pixels_unknown"
+        return None if detail.agrees else "pixels_differ"
 
     async def _neighbours(self, medium: Medium) -> Sequence[Neighbour]:
         """List earlier pictures that look alike, when those that are under way have their results."""
