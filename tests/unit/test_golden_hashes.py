@@ -94,6 +94,7 @@ def hashed_alike(content: bytes) -> PerceptualHash:
     return hashed
 
 
+@pytest.mark.slow
 def test_jpegs_differ_from_imagehash_in_two_bits_at_most() -> None:
     """Of 64 bits nine in ten have none, and the rest two; of 256 bits at most four, and all but a few none or two."""
     files = [

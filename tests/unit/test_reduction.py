@@ -29,6 +29,7 @@ def resized(pixels: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels).resize((edge, edge), Image.Resampling.LANCZOS))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(width=lengths, height=lengths, seed=st.integers(0, 2**32), levels=st.sampled_from((2, 256)))
 @example(width=1280, height=2528, seed=1, levels=256)

@@ -172,7 +172,7 @@ def jpeg_luma(content: bytes, *, least_edge: int | None = None) -> JpegLuma:
         image = _open(content, "jpeg")
         _header(image, "jpeg", content)
         transposition = _TRANSPOSITIONS.get(_orientation(image))
-    by = 1 if least_edge is None else max(by for by in (1, 2, 4, 8) if by == 1 or min(image.size) >= by * least_edge)
+    by = max(by for by in (1, 2, 4, 8) if by == 1 or (least_edge and min(image.size) >= by * least_edge))
     width, height = (-(-length // by) for length in image.size)
     try:
         found_height, found_width, colours, _ = simplejpeg.decode_jpeg_header(content)
