@@ -1,4 +1,4 @@
-"""The two passes of Pillow's `resize` with LANCZOS over one channel, bit for bit, and five times as fast: compiled.
+"""The two passes of Pillow's `resize` with LANCZOS over one channel, bit for bit, and several times as fast: compiled.
 
 Importing this takes about a second of CPU: machine code that was compiled at the first import is loaded.
 What is not here: in which order the passes run, and when the import is worth its time (`reduction.py`).
