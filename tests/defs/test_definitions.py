@@ -156,7 +156,7 @@ def test_near_duplicates_are_shown_when_hashes_changed(
             assert event.asset_materialization is not None
             shown.append(event.asset_materialization.metadata)
     first, again, many = shown
-    assert first["near_duplicates"].value == "3 pictures in 1 clusters, of 4 hashes"
+    assert first["near_duplicates"].value == "3 pictures in 1 clusters, of 4"
     assert (first["clusters"].value, first["pictures_in_clusters"].value) == (1, 3)
     assert first["duplicate_megabytes"].value != 0
     assert str(first["largest_clusters"].value).count("](data:image/webp;base64,") == 3

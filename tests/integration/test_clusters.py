@@ -75,7 +75,7 @@ async def test_tenants_with_identical_pictures_share_nothing(world: World) -> No
         assert await ledger.has_more_hashes(tenant_id, 4)
         assert not await ledger.has_more_hashes(tenant_id, 5)
         assert all(str(tenant_id) in picture.s3_key for picture in found.largest[0].pictures)
-    assert await duplicates(world, third) == Duplicates(1, 0, 0, 0, 0, ())
+    assert await duplicates(world, third) == Duplicates(1, 0, 0, 0, 0, True, ())
     everybodys = [sha256_of(name) for name, _ in copies]
     assert set(await ledger.fingerprints(third, everybodys)) == {everybodys[0]}
     assert [size.sha256 for size in await ledger.sizes(third, everybodys)] == [everybodys[0]]
@@ -84,7 +84,7 @@ async def test_tenants_with_identical_pictures_share_nothing(world: World) -> No
 
 async def test_a_tenant_without_hashes_has_no_cluster(world: World) -> None:
     """Nothing is found where nothing is."""
-    assert await duplicates(world, (await world.tenant("Empty")).id) == Duplicates(0, 0, 0, 0, 0, ())
+    assert await duplicates(world, (await world.tenant("Empty")).id) == Duplicates(0, 0, 0, 0, 0, True, ())
 
 
 async def test_many_copies_are_read_in_pieces(world: World) -> None:
@@ -97,3 +97,18 @@ async def test_many_copies_are_read_in_pieces(world: World) -> None:
     assert (found.hashes, found.clusters, found.pictures) == (33_000, 1, 3_000)
     assert found.largest[0].count == 3_000
     assert len(found.largest[0].pictures) == PICTURES_SHOWN
+
+
+async def test_looking_ends_at_the_bound_of_pairs(world: World) -> None:
+    """Different pictures with one hash are compared up to the bound; then it is said that there may be more."""
+    tenant = (await world.tenant("Collisions")).id
+    striped = [
+        (f"striped {number}", replace(hashed(FAR), thumbnail=bytes([0, 200]) * number + bytes(4096 - 2 * number)))
+        for number in range(100, 160)
+    ]
+    await write_hashes(world.database, tenant, [*striped, *chain(~FAR & (2**64 - 1), 3)], size=PIXELS)
+    ledger = PostgresClusters(world.database)
+    for most_pairs, is_complete in ((None, True), (5_000, True), (1_000, False)):
+        found = await find_duplicates(tenant, ledger, most_pairs=most_pairs)
+        assert found.is_complete is is_complete
+        assert found.pictures == 3 or not is_complete

@@ -105,6 +105,7 @@ class Duplicates:
         pictures: In them.
         bytes: These take together.
         duplicate_bytes: All but the largest of each cluster take.
+        is_complete: False: not all pairs were compared, so there may be more clusters, and larger ones.
         largest: Clusters with the most pictures, then with the most bytes to spare.
     """
 
@@ -113,6 +114,7 @@ class Duplicates:
     pictures: int
     bytes: int
     duplicate_bytes: int
+    is_complete: bool
     largest: tuple[Cluster, ...]
 
 
@@ -165,35 +167,41 @@ async def find_duplicates(
     ledger: ClusterLedger,
     *,
     shown: int = CLUSTERS_SHOWN,
+    most_pairs: int | None = None,
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> Duplicates:
     """Find all clusters of a tenant.
 
-    Memory: 88 bytes a hash, and what one batch of pairs takes.
+    Memory: about 100 bytes a hash, and what one batch of pairs takes.
 
     Args:
         shown: Clusters that are given with their pictures.
-        on_progress: Called with the share of the comparing that is done, 0 to 1.
+        most_pairs: Compared in full, about; None: however many there are. Many different pictures with one hash bring
+            as many pairs as their square.
+        on_progress: Called with the share of the work that is done, 0 to 1.
     """
     hashes = await ledger.hashes(tenant_id)
     joined = _Joined(len(hashes.phashes))
     blocks = (await asyncio.to_thread(HashIndex, hashes.phashes)).pairs(RADIUS_BITS)
-    waiting = _NO_PAIRS
-    while block := await asyncio.to_thread(next, blocks, None):
+    waiting, compared = _NO_PAIRS, 0
+    while (most_pairs is None or compared < most_pairs) and (block := await asyncio.to_thread(next, blocks, None)):
         waiting = np.hstack([waiting, [block.left, block.right]])
-        while waiting.shape[1] >= _PAIRS_AT_ONCE:
-            await _join_same(tenant_id, ledger, hashes, joined, waiting[:, :_PAIRS_AT_ONCE])
+        while waiting.shape[1] >= _PAIRS_AT_ONCE and (most_pairs is None or compared < most_pairs):
+            compared += await _join_same(tenant_id, ledger, hashes, joined, waiting[:, :_PAIRS_AT_ONCE])
             waiting = waiting[:, _PAIRS_AT_ONCE:]
             waiting = waiting[:, joined.roots(waiting[0]) != joined.roots(waiting[1])]
         on_progress(block.done)
-    await _join_same(tenant_id, ledger, hashes, joined, waiting)
-    return await _summed_up(tenant_id, ledger, hashes, joined.roots(np.arange(len(hashes.phashes))), shown)
+    is_complete = most_pairs is None or compared < most_pairs
+    if is_complete:
+        await _join_same(tenant_id, ledger, hashes, joined, waiting)
+    roots = joined.roots(np.arange(len(hashes.phashes)))
+    return await _summed_up(tenant_id, ledger, hashes, roots, shown=shown, is_complete=is_complete)
 
 
 async def _join_same(
     tenant_id: TenantId, ledger: ClusterLedger, hashes: TenantHashes, joined: _Joined, pairs: Positions
-) -> None:
-    """Join the pairs that are the same picture; those that are joined already need no comparing."""
+) -> int:
+    """Join the pairs that are the same picture, unless they are joined already; tell how many were compared."""
     left, right = pairs[:, joined.roots(pairs[0]) != joined.roots(pairs[1])]
     names = {position: _name(hashes, position) for position in np.union1d(left, right).tolist()}
     found = await ledger.fingerprints(tenant_id, list(names.values()))
@@ -201,6 +209,7 @@ async def _join_same(
         own, its = found.get(names[one]), found.get(names[other])
         if own is not None and its is not None and same_picture(own, its):
             joined.join(one, other)
+    return len(left)
 
 
 def _name(hashes: TenantHashes, position: "int | np.int64") -> str:
@@ -245,12 +254,18 @@ async def _members(tenant_id: TenantId, ledger: ClusterLedger, hashes: TenantHas
 
 
 async def _summed_up(
-    tenant_id: TenantId, ledger: ClusterLedger, hashes: TenantHashes, roots: Positions, shown: int
+    tenant_id: TenantId,
+    ledger: ClusterLedger,
+    hashes: TenantHashes,
+    roots: Positions,
+    *,
+    shown: int,
+    is_complete: bool,
 ) -> Duplicates:
     """Sum up the sets of more than one picture, and read the largest."""
     found = await _members(tenant_id, ledger, hashes, roots)
     if not len(found.positions):
-        return Duplicates(len(roots), 0, 0, 0, 0, ())
+        return Duplicates(len(roots), 0, 0, 0, 0, is_complete, ())
     bytes_ = np.add.reduceat(found.bytes, found.firsts)
     spare = bytes_ - found.bytes[found.firsts]
     seen = np.minimum.reduceat(found.seen_microseconds, found.firsts)
@@ -278,5 +293,6 @@ async def _summed_up(
         pictures=len(found.positions),
         bytes=int(bytes_.sum()),
         duplicate_bytes=int(spare.sum()),
+        is_complete=is_complete,
         largest=tuple(largest),
     )
