@@ -126,11 +126,11 @@ class ClusterLedger(Protocol):
         ...
 
     async def hashes(self, tenant_id: TenantId) -> TenantHashes:
-        """Read all hashes of the present algorithm that may be matched."""
+        """Read all hashes that are not flagged; those of another algorithm, too, which have no fingerprint."""
         ...
 
     async def fingerprints(self, tenant_id: TenantId, sha256s: Sequence[str]) -> Mapping[str, Fingerprint]:
-        """Read what of these pictures is compared; one that was removed meanwhile is left out."""
+        """Read what is compared of these pictures, of those that are there and have a hash of the present algorithm."""
         ...
 
     async def sizes(self, tenant_id: TenantId, sha256s: Sequence[str]) -> Sequence[PictureSize]:
