@@ -57,6 +57,8 @@ async def test_a_reuse_is_kept_with_its_decision(bench: Bench, posts: Posts) -> 
     assert (row["tenant_id"], row["sha256"], row["candidate_sha256"]) == (bench.tenant.id, copy, first)
     assert (row["verdict"], row["reason"], row["strictness"]) == ("reused", "same_picture", "strict")
     assert (row["provider"], row["model"]) == ("paid", "test-1")
+    [(quality,)] = await bench.rows("SELECT min(quality) FROM phash_index")
+    assert row["quality"] == quality
     [(provenance, document)] = await bench.rows(
         "SELECT provenance, result->'provenance' FROM vision_results WHERE sha256 = $1", copy
     )

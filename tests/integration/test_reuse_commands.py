@@ -70,7 +70,8 @@ async def test_a_reuse_is_explained(pictures: tuple[str, str, str], typed: Typed
     assert cells(result, "paid")[0][:6] == ["paid", "test-1", "ok", "near_duplicate", first[:12], "photo"]
     [row] = cells(result, first[:12])
     assert row[:3] == [first[:12], "reused", "same_picture"]
-    assert row[7:9] == ["strict", "paid test-1"]
+    assert 0 < float(row[7]) <= 1
+    assert row[8:10] == ["strict", "paid test-1"]
     assert cells(await asyncio.to_thread(typed, "explain", first), "its result went to")[0][1] == "1"
 
 

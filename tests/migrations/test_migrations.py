@@ -163,6 +163,23 @@ async def test_reuse_back_and_forward_on_data(database: str) -> None:
     assert await ask(database, SCHEMA, INDEXES, CONSTRAINTS) == schema
 
 
+async def test_decision_quality_back_and_forward_on_data(database: str) -> None:
+    """Back and forward again decisions stay, and their quality is not known any more."""
+    await fill(database)
+    schema = await ask(database, SCHEMA, INDEXES, CONSTRAINTS)
+    await ask(
+        database,
+        "INSERT INTO reuse_decisions SELECT tenant_id, sha256, 'c', 'paid', 'large', 2, 4, 0.01, 8.5, 'strict',"
+        " 'refused', 'cells', now(), 0.75 FROM media_objects",
+    )
+    decided = "SELECT candidate_sha256, reason, quality FROM reuse_decisions"
+    assert await ask(database, decided) == [[("c", "cells", 0.75)]]
+    downgrade(database, "0006")
+    migrate(database)
+    assert await ask(database, decided) == [[("c", "cells", None)]]
+    assert await ask(database, SCHEMA, INDEXES, CONSTRAINTS) == schema
+
+
 async def test_hash_quality_back_and_forward_on_data(database: str) -> None:
     """Back and forward again hashes stay, and one that lost its quality has none."""
     await fill(database)

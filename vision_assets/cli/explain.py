@@ -66,7 +66,8 @@ def _show(found: Explained, denier: str | None, console: Console) -> None:
     table = Table("picture", picture.sha256, title_justify="left")
     table.add_row("file", f"{picture.mime}, {picture.width}×{picture.height}, {picture.bytes:,} bytes")
     table.add_row("stored", f"{picture.s3_key}, first {_moment(picture.first_seen_at)}")
-    table.add_row("hash", f"{picture.phash} ({picture.algorithm})" if picture.phash else "none")
+    hashed = f"{picture.phash}, quality {_quality(picture.quality)} ({picture.algorithm})"
+    table.add_row("hash", hashed if picture.phash else "none")
     if picture.phash:
         table.add_row("matched", f"never: {', '.join(picture.flags)}" if picture.flags else "within 6 bits of 64")
     table.add_row("denied", f"by {'an operator' if denier == 'operator' else denier}" if denier else "no")
@@ -95,7 +96,19 @@ def _show(found: Explained, denier: str | None, console: Console) -> None:
 
 def _decisions(found: Explained) -> Table:
     table = Table(
-        *("candidate", "verdict", "reason", "bits of 64", "of 256", "aspect", "cells of 255", "rules", "model", "at"),
+        *(
+            "candidate",
+            "verdict",
+            "reason",
+            "bits of 64",
+            "of 256",
+            "aspect",
+            "cells of 255",
+            "quality",
+            "rules",
+            "model",
+            "at",
+        ),
         title="Candidates for a reuse",
     )
     for one in found.decisions:
@@ -107,11 +120,16 @@ def _decisions(found: Explained) -> Table:
             str(one.distance_256_bits),
             f"{one.aspect_difference:.1%}",
             f"{one.cell_difference:.1f}",
+            _quality(one.quality),
             one.strictness,
             escape(f"{one.provider} {one.model}"),
             _moment(one.decided_at),
         )
     return table
+
+
+def _quality(quality: float | None) -> str:
+    return "not known" if quality is None else f"{quality:.2f}"
 
 
 def _moment(at: datetime) -> str:

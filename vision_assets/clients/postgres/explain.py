@@ -28,6 +28,7 @@ class PictureOverview:
         first_seen_at: Aware UTC.
         algorithm: Of its hash; None: it has none.
         phash: As imagehash prints it; None: it has none.
+        quality: Of the hash, 0–1; None: not known.
         flags: Why the hash is never matched; empty when it may be.
         taken_by: Pictures that took its result.
     """
@@ -41,6 +42,7 @@ class PictureOverview:
     first_seen_at: datetime
     algorithm: str | None
     phash: str | None
+    quality: float | None
     flags: tuple[str, ...]
     taken_by: int
 
@@ -73,6 +75,7 @@ class StoredDecision:
     Attributes:
         aspect_difference: By how much of itself the smaller aspect ratio is exceeded by the other.
         cell_difference: Largest of one of 64×64 luma cells, of 255.
+        quality: Of both hashes the lower one, 0–1; None: not known.
         decided_at: Aware UTC.
         s3_key: Of the candidate; None, as its size: it is gone.
     """
@@ -84,6 +87,7 @@ class StoredDecision:
     distance_256_bits: int
     aspect_difference: float
     cell_difference: float
+    quality: float | None
     strictness: str
     verdict: str
     reason: str

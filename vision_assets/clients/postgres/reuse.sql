@@ -1,14 +1,16 @@
 -- name: record_reuse(tenant_id, provider, model, sha256s, candidate_sha256s, distances_bits, distances_256_bits, aspect_differences, cell_differences, strictnesses, verdicts, reasons)!
--- Writes what was decided about candidates; of each picture the newest stand, and all that were there before go. For a
--- picture that was removed meanwhile nothing is written.
+-- Writes what was decided about candidates, with the lower quality of the two hashes; of each picture the newest stand, and
+-- all that were there before go. For a picture that was removed meanwhile nothing is written.
 WITH decided AS (
-    SELECT d.*
+    SELECT d.*, least(own.quality, other.quality) AS quality
     FROM unnest(:sha256s::text[], :candidate_sha256s::text[], :distances_bits::smallint[],
                 :distances_256_bits::smallint[], :aspect_differences::real[], :cell_differences::real[],
                 :strictnesses::text[], :verdicts::text[], :reasons::text[])
          AS d (sha256, candidate_sha256, distance_bits, distance_256_bits, aspect_difference, cell_difference,
                strictness, verdict, reason)
     JOIN media_objects o ON o.tenant_id = :tenant_id AND o.sha256 = d.sha256
+    LEFT JOIN phash_index own ON own.tenant_id = :tenant_id AND own.sha256 = d.sha256
+    LEFT JOIN phash_index other ON other.tenant_id = :tenant_id AND other.sha256 = d.candidate_sha256
 ), outdated AS (
     DELETE FROM reuse_decisions r
     WHERE r.tenant_id = :tenant_id AND r.sha256 = ANY(:sha256s::text[]) AND r.provider = :provider AND r.model = :model
@@ -16,15 +18,16 @@ WITH decided AS (
 )
 INSERT INTO reuse_decisions
     (tenant_id, sha256, candidate_sha256, provider, model, distance_bits, distance_256_bits, aspect_difference,
-     cell_difference, strictness, verdict, reason)
+     cell_difference, quality, strictness, verdict, reason)
 SELECT :tenant_id, sha256, candidate_sha256, :provider, :model, distance_bits, distance_256_bits, aspect_difference,
-       cell_difference, strictness, verdict, reason
+       cell_difference, quality, strictness, verdict, reason
 FROM decided
 ORDER BY sha256, candidate_sha256
 ON CONFLICT (tenant_id, sha256, provider, model, candidate_sha256) DO UPDATE SET
     distance_bits = excluded.distance_bits, distance_256_bits = excluded.distance_256_bits,
     aspect_difference = excluded.aspect_difference, cell_difference = excluded.cell_difference,
-    strictness = excluded.strictness, verdict = excluded.verdict, reason = excluded.reason, decided_at = now();
+    quality = excluded.quality, strictness = excluded.strictness, verdict = excluded.verdict, reason = excluded.reason,
+    decided_at = now();
 
 -- name: lock_pictures(tenant_id, sha256s)!
 -- Keeps these pictures from getting a result until the end of the transaction: that is written under the same lock. Whoever
