@@ -26,6 +26,7 @@ from vision_assets.clients.local_vision import LocalVision
 from vision_assets.clients.postgres import Database
 from vision_assets.clients.postgres.budget import PostgresBudget
 from vision_assets.clients.postgres.quote import PostgresQuote
+from vision_assets.clients.postgres.reuse import deny
 from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.core.analysis import VisionPass
 from vision_assets.core.budget import Allowance, BudgetLimits
@@ -194,6 +195,25 @@ async def test_answers_that_may_not_be_reused(backfill: Backfill) -> None:
     quote = await backfill.quote()
     assert (quote.calls, quote.calls_at_most, quote.work.near_duplicates) == (2, 4, 2)
     assert (await backfill.analyse()).analyses == 4
+
+
+async def test_what_was_taken_from_a_denied_picture_is_to_be_paid_for(backfill: Backfill) -> None:
+    """Though its result lies in S3: neither that nor the denied one is an answer, and the quote says so before."""
+    await backfill.store({"a.jpg": photo(*SIZE, seed=1), "b.jpg": copy_of(1)})
+    assert (await backfill.analyse()).methods == {"new": 1, "near_duplicate": 1}
+    row = await backfill.world.database.pool.fetchrow("SELECT donor_sha256 FROM vision_results WHERE method <> 'new'")
+    assert row is not None
+    assert await deny(backfill.world.database, backfill.tenant.id, row["donor_sha256"], reason="never") == 1
+    assert (await backfill.quote()).work == Work(media=1, analyses=1, analyses_at_most=1)
+    assert (await backfill.analyse()).methods == {"new": 1}
+
+
+async def test_where_nothing_is_reused_every_picture_is_quoted(backfill: Backfill) -> None:
+    """A tenant whose policy says never pays for each copy, as told."""
+    backfill.policy = VisionPolicy(reuse="never")
+    await backfill.store({"a.jpg": photo(*SIZE, seed=1), "b.jpg": copy_of(1)})
+    assert (await backfill.quote()).work == Work(media=2, analyses=2, analyses_at_most=2)
+    assert (await backfill.analyse()).analyses == 2
 
 
 async def test_results_of_another_question_do_not_count(backfill: Backfill) -> None:
