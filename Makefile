@@ -26,7 +26,7 @@ chaos: install ## Run the kill and race tests in their long form
 fuzz: install ## Fuzz the reading of pictures for MINUTES=30; what it finds is left in .data/fuzz/found
 	@mkdir -p .data/fuzz/corpus .data/fuzz/found
 	nice -n 10 $(BIN)/python -m tests.fuzz.pictures .data/fuzz/corpus -max_total_time=$$(($(MINUTES) * 60)) \
-	  -max_len=16384 -timeout=5 -rss_limit_mb=1024 -artifact_prefix=.data/fuzz/found/
+	  -max_len=16384 -timeout=5 -rss_limit_mb=1536 -artifact_prefix=.data/fuzz/found/
 
 lint: install ## Check style, types and import rules
 	$(BIN)/ruff format --check

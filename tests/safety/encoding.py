@@ -83,16 +83,16 @@ def with_size(jpeg: bytes, width: int, height: int) -> bytes:
     return jpeg[:at] + struct.pack(">HH", height, width) + jpeg[at + 4 :]
 
 
-def gif(*, frames: int = 1, block: bytes = b"\2\x44\1", before: bytes = b"", left: int = 0) -> bytes:
+def gif(*, frames: int = 1, block: bytes = b"\2\x44\1", before: bytes = b"", offset: int = 0) -> bytes:
     """Write a GIF of 8×8 pixels from frames of 1×1.
 
     Args:
         block: The sub-blocks of a frame's pixels.
         before: Bytes before the first frame.
-        left: Where the frames lie.
+        offset: Of the frames, from the left and from the top.
     """
     head = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
-    frame = b"," + struct.pack("<HHHHB", left, 0, 1, 1, 0) + b"\2" + block + b"\0"
+    frame = b"," + struct.pack("<HHHHB", offset, offset, 1, 1, 0) + b"\2" + block + b"\0"
     return head + before + frame * frames + b";"
 
 

@@ -77,5 +77,5 @@ def _sizes() -> list[Odd]:
         Odd("png_20000x1", encoded(strip, "PNG"), (20_000, 1), RED),
         Odd("bmp_20000x1", encoded(strip, "BMP"), (20_000, 1), RED),
         Odd("jpeg_1x65500", encoded(Image.new("RGB", (1, 65_500), "red"), "JPEG"), (1, 65_500), (254, 0, 0)),
-        Odd("png_65535x1", png(65_535, 1, depth=1), (65_535, 1), BLACK),
+        Odd("png_100000x1", png(100_000, 1, depth=1), (100_000, 1), BLACK),
     ]

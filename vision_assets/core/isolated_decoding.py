@@ -1,7 +1,7 @@
 """Decoding in a process of its own, which may take only so much memory and time.
 
-For formats whose decoder takes what the file asks for, whatever its header says. It costs a start of Python a picture.
-What is not here: the program that the process runs (`isolated_decoder.py`).
+For AVIF, whose decoder takes what the stream asks for, whatever the file's header says. It costs a start of Python a
+picture. What is not here: the program that the process runs (`isolated_decoder.py`), and what a refusal is called.
 """
 
 import os
@@ -10,29 +10,26 @@ import sys
 
 from PIL import Image
 
-from vision_assets.core.errors import InputRejected
-from vision_assets.core.storable_text import storable
-
 MAX_ADDRESS_SPACE_BYTES = 3 * 2**29
 """Of the process, Python included; 25 MP with an alpha channel need half of it."""
 
 MAX_SECONDS = 60
-"""25 MP take about three."""
+"""25 MP take about two."""
 
 REJECTED = 3
-"""The exit code when the answer is a reason and a message, one a line; with 0 it is the size and the pixels."""
+"""The exit code when the answer is what the decoder says; with 0 it is the picture."""
 
-SIZE_BYTES = 8
-"""Width and height before the pixels, four bytes each, the most significant first."""
+MODE_BYTES, EDGE_BYTES = 8, 4
+"""Before the pixels: Pillow's name of their layout, filled up with blanks, then width and height, big-endian."""
 
 _PROGRAM = "vision_assets.core.isolated_decoder"
 
 
 def decode_isolated(content: bytes) -> Image.Image:
-    """Decode to RGB in another process, as `pictures.decode_here` does it.
+    """Decode the first frame of an AVIF in another process, as it is stored.
 
     Raises:
-        InputRejected: As from `decode_here`, and `decode_failed` when the process took too much or ended by itself.
+        ValueError: It cannot be decoded, not within the limits, or the decoder ended by itself.
     """
     # glibc would lay out 64 MiB of address space for each thread of the decoder.
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
@@ -42,13 +39,15 @@ def decode_isolated(content: bytes) -> Image.Image:
             command, input=content, capture_output=True, env=environment, timeout=MAX_SECONDS, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise InputRejected("decode_failed", f"the picture takes more than {MAX_SECONDS} seconds to decode") from error
+        raise ValueError(f"it takes more than {MAX_SECONDS} seconds") from error
     if ended.returncode == REJECTED:
-        reason, _, message = ended.stdout.decode().partition("\n")
-        raise InputRejected(reason, message)
+        raise ValueError(ended.stdout.decode())
     if ended.returncode != 0:
-        complaint = storable(ended.stderr[-200:].decode(errors="replace"))
-        message = f"the picture's decoder ended with {ended.returncode}; open it in an editor and save it again"
-        raise InputRejected("decode_failed", f"{message} ({complaint})")
-    width, height = (int.from_bytes(ended.stdout[at : at + 4], "big") for at in (0, 4))
-    return Image.frombytes("RGB", (width, height), memoryview(ended.stdout)[SIZE_BYTES:])
+        last_words = ended.stderr[-100:].decode(errors="replace").strip()
+        raise ValueError(f"its decoder ended with {ended.returncode}: {last_words}")
+    edges_at, pixels_at = MODE_BYTES, MODE_BYTES + 2 * EDGE_BYTES
+    width, height = (
+        int.from_bytes(ended.stdout[at : at + EDGE_BYTES], "big") for at in (edges_at, edges_at + EDGE_BYTES)
+    )
+    mode = ended.stdout[:MODE_BYTES].decode().strip()
+    return Image.frombytes(mode, (width, height), memoryview(ended.stdout)[pixels_at:])

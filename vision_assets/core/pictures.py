@@ -36,8 +36,8 @@ MAX_PIXELS_OF_JPEG = 80_000_000
 MAX_PIXELS = 40_000_000
 # These decoders hold several bitmaps at once: 121 MP took more than 1 GB.
 MAX_PIXELS_OF_HUNGRY_DECODERS = 25_000_000
-# A JPEG cannot be longer; one row of 40 million pixels takes gigabytes to scale.
-MAX_EDGE = 65_535
+# One row of 40 million pixels takes gigabytes to scale.
+MAX_EDGE = 100_000
 # APNG only says how many there are; it may say two thousand million.
 MAX_FRAMES = 100_000
 
@@ -200,19 +200,6 @@ def decode_upright(content: bytes, *, max_edge: int | None = None) -> Image.Imag
         InputRejected: As from `probe`, and whatever only the pixels show.
     """
     picture_format = _sniff(content)
-    if picture_format != "avif":
-        return decode_here(content, max_edge=max_edge)
-    probe(content)
-    return decode_isolated(content)
-
-
-def decode_here(content: bytes, *, max_edge: int | None = None) -> Image.Image:
-    """Do what `decode_upright` does in this process, AVIF too: whose size in the header binds the decoder to nothing.
-
-    Raises:
-        InputRejected: As from `decode_upright`.
-    """
-    picture_format = _sniff(content)
     with _rejecting(picture_format):
         image = _open(content, picture_format)
         _header(image, picture_format, content)
@@ -221,8 +208,11 @@ def decode_here(content: bytes, *, max_edge: int | None = None) -> Image.Image:
             # Pillow takes the largest reduction at which both edges stay at or above the size asked for.
             longest = max(image.size)
             image.draft(None, (-(-image.width * max_edge // longest), -(-image.height * max_edge // longest)))
-        image.load()
-        upright = _rgb(image)
+        if picture_format == "avif":
+            upright = _rgb(decode_isolated(content))
+        else:
+            image.load()
+            upright = _rgb(image)
         transposition = _TRANSPOSITIONS.get(orientation)
         return upright if transposition is None else upright.transpose(transposition)
 
@@ -298,9 +288,10 @@ def _header(image: ImageFile.ImageFile, picture_format: str, content: bytes) -> 
     if picture_format == "bmp" and image.tile[0].codec_name == "bmp_rle":
         # Pillow reads it byte by byte in Python: seconds a megapixel.
         raise InputRejected("unsupported_format", "this is a BMP with run-length encoding; convert it to PNG")
-    hungry = picture_format in ("webp", "avif") or (picture_format == "jpeg" and has_several_scans(content))
     limit = MAX_PIXELS_OF_JPEG if picture_format == "jpeg" else MAX_PIXELS
-    if hungry:
+    if width * height > MAX_PIXELS_OF_HUNGRY_DECODERS and (
+        picture_format in ("webp", "avif") or (picture_format == "jpeg" and has_several_scans(content))
+    ):
         limit = MAX_PIXELS_OF_HUNGRY_DECODERS
     if width * height > limit:
         raise InputRejected(
