@@ -39,9 +39,9 @@ class Verdict(NamedTuple):
         strict: Hashes, aspect, and thumbnails within 8 of 255.
         normal_in_detail: Normal, and the pixels agree.
         strict_in_detail: Strict, and the pixels agree.
-        by_text: Strict, and the donor's text allows it.
-        reused: Strict, the pixels agree, the donor's text allows it, and can be seen in the smaller of the two.
-        without_ocr: Strict, the pixels agree, and the donor is a photograph.
+        by_text: Normal, and the donor's text allows it.
+        reused: Normal, the pixels agree, the donor's text allows it, and can be seen in the smaller of the two.
+        without_ocr: Normal, the pixels agree, the donor is a photograph, and a text could be seen in the smaller one.
     """
 
     hash: bool = False
@@ -84,8 +84,8 @@ class Judge:
         if likeness.exceeds("normal"):
             return Verdict(hash=True)
         strict, in_detail = not likeness.exceeds("strict"), compare_files(donor.content, other.content).agrees
-        is_by_text = strict and why_no_donor(await self._analysed(donor)) is None
-        is_legible = keeps_text(own, their) or (is_by_text and not (await self._analysed(donor)).ocr.text)
+        analysis = await self._analysed(donor)
+        is_by_text, is_legible = why_no_donor(analysis) is None, keeps_text(own, their)
         return Verdict(
             hash=True,
             normal=True,
@@ -93,8 +93,8 @@ class Judge:
             normal_in_detail=in_detail,
             strict_in_detail=strict and in_detail,
             by_text=is_by_text,
-            reused=is_by_text and in_detail and is_legible,
-            without_ocr=strict and in_detail and donor.kind is Kind.PHOTO,
+            reused=is_by_text and in_detail and (is_legible or not analysis.ocr.text),
+            without_ocr=in_detail and is_legible and donor.kind is Kind.PHOTO,
         )
 
     async def _analysed(self, picture: Picture) -> Analysis:

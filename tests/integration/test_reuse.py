@@ -55,7 +55,7 @@ async def test_a_reuse_is_kept_with_its_decision(bench: Bench, posts: Posts) -> 
     assert report.methods == {"near_duplicate": 1}
     [row] = await bench.world.database.pool.fetch("SELECT * FROM reuse_decisions")
     assert (row["tenant_id"], row["sha256"], row["candidate_sha256"]) == (bench.tenant.id, copy, first)
-    assert (row["verdict"], row["reason"], row["strictness"]) == ("reused", "same_picture", "strict")
+    assert (row["verdict"], row["reason"], row["strictness"]) == ("reused", "same_picture", "normal")
     assert (row["provider"], row["model"]) == ("paid", "test-1")
     [(quality,)] = await bench.rows("SELECT min(quality) FROM phash_index")
     assert row["quality"] == quality
@@ -85,9 +85,9 @@ async def test_refusals_are_kept_with_their_reasons(bench: Bench, posts: Posts) 
     assert report.reuse == {("refused", "cells"): 1, ("refused", "digits"): 1}
     assert await bench.rows(DECIDED, bench.tenant.id) == sorted(
         [
-            (other, first, "refused", "cells", "strict"),
-            (copy, first, "refused", "digits", "strict"),
-            (copy, other, "refused", "cells", "strict"),
+            (other, first, "refused", "cells", "normal"),
+            (copy, first, "refused", "digits", "normal"),
+            (copy, other, "refused", "cells", "normal"),
         ]
     )
     rows = await bench.rows("SELECT * FROM reuse_decisions ORDER BY 1, 2, 3")
@@ -132,14 +132,13 @@ async def test_the_policy_says_how_alike(bench: Bench, posts: Posts) -> None:
     [(cells,)] = await bench.rows("SELECT cell_difference FROM reuse_decisions WHERE verdict = 'reused'")
     assert isinstance(cells, float)
     assert 8 < cells <= 12
-    bench.policy = VisionPolicy()
+    bench.policy = VisionPolicy(reuse="strict")
     await bench.world.database.pool.execute("DELETE FROM vision_results WHERE sha256 = $1", faint)
     assert (await bench.analyse()).analyses == 1
 
 
 async def test_the_pixels_decide_in_the_end(bench: Bench, posts: Posts) -> None:
     """A spot that the thumbnail hardly shows makes another picture; then the next donor is asked."""
-    bench.policy = bench.policy.model_copy(update={"reuse": "normal"})
     [faint] = await posts.show(spotted(0, by=11))
     await bench.analyse()
     [first] = await posts.show(photo(320, 240))
@@ -172,7 +171,7 @@ async def test_what_was_decided_under_other_rules_is_decided_anew(bench: Bench, 
     await posts.show(photo(320, 240))
     await bench.analyse()
     await posts.show(with_more_contrast())
-    bench.policy = VisionPolicy(max_pictures_per_post=0)
+    bench.policy = VisionPolicy(max_pictures_per_post=0, reuse="strict")
     assert (await bench.analyse()).reasons == {"over_post_cap": 1}
     bench.policy = VisionPolicy(max_pictures_per_post=0, reuse="normal")
     assert (await bench.analyse()).methods == {"near_duplicate": 1}
@@ -213,7 +212,7 @@ async def test_a_denied_donor_gives_no_more_and_what_it_gave_is_done_again(bench
         ("skipped", "reuse_denied", None)
     ]
     assert {row[2:4] for row in await bench.rows(DECIDED, bench.tenant.id)} == {("refused", "denied")}
-    bench.policy = VisionPolicy(max_pictures_per_post=0)
+    bench.policy = VisionPolicy(max_pictures_per_post=0, reuse="strict")
     assert (await bench.analyse()).reasons == {"over_post_cap": 2}
     bench.policy = VisionPolicy()
     # The wrong result still lies in S3, and is no answer.
@@ -239,7 +238,7 @@ async def test_whatever_has_a_denied_hash_is_denied_with_it(bench: Bench, posts:
     assert await deny(bench.world.database, bench.tenant.id, first, reason="never") == 2
     await bench.world.database.pool.execute("DELETE FROM media_objects WHERE sha256 = $1", first)
     assert (await bench.analyse()).methods == {"new": 2}
-    assert (copy, twin, "refused", "denied", "strict") in await bench.rows(DECIDED, bench.tenant.id)
+    assert (copy, twin, "refused", "denied", "normal") in await bench.rows(DECIDED, bench.tenant.id)
 
 
 async def test_a_pass_takes_back_what_was_denied_while_another_ran(bench: Bench, posts: Posts) -> None:
@@ -291,7 +290,7 @@ async def test_no_reuse_without_its_decision(bench: Bench, posts: Posts) -> None
     keys = set(await bench.world.keys("vision/"))
     assert (await bench.analyse()).methods == {"near_duplicate": 1}
     assert set(await bench.world.keys("vision/")) == keys
-    assert await bench.rows(DECIDED, bench.tenant.id) == [(copy, first, "reused", "same_picture", "strict")]
+    assert await bench.rows(DECIDED, bench.tenant.id) == [(copy, first, "reused", "same_picture", "normal")]
 
 
 async def test_a_reuse_is_written_with_its_decision_or_not_at_all(bench: Bench, posts: Posts) -> None:

@@ -71,7 +71,7 @@ async def test_a_reuse_is_explained(pictures: tuple[str, str, str], typed: Typed
     [row] = cells(result, first[:12])
     assert row[:3] == [first[:12], "reused", "same_picture"]
     assert 0 < float(row[7]) <= 1
-    assert row[8:10] == ["strict", "paid test-1"]
+    assert row[8:10] == ["normal", "paid test-1"]
     assert cells(await asyncio.to_thread(typed, "explain", first), "its result went to")[0][1] == "1"
 
 

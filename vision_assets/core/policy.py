@@ -177,7 +177,7 @@ class VisionPolicy(_Rules):
     description_language: Language = Language.RU
     ocr_only: OcrOnly = OcrOnly()
     over_budget: Literal["defer", "ocr"] = "defer"
-    reuse: Strictness | Literal["never"] = "strict"
+    reuse: Strictness | Literal["never"] = "normal"
     reuse_audit_share: Share = 0.01
     prompts: Prompts = Prompts()
 

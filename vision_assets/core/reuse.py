@@ -268,7 +268,8 @@ def _of_the_texts(own: Asking, neighbour: Neighbour, text: str | None) -> Refusa
     texts = _words(own.text), _words(text)
     if all(texts) and texts[0] != texts[1]:
         return "text_differs"
-    return "text_too_small" if texts[1] and not keeps_text(own.fingerprint, neighbour.fingerprint) else None
+    may_have_text = text is None or bool(texts[1])
+    return "text_too_small" if may_have_text and not keeps_text(own.fingerprint, neighbour.fingerprint) else None
 
 
 def _has_digits(text: str | None) -> bool:
