@@ -74,13 +74,12 @@ def _show(found: Explained, denier: str | None, console: Console) -> None:
     table.add_row("its result went to", f"{picture.taken_by:,}")
     console.print(table)
     if found.results:
-        results = Table("provider", "model", "result", "how", "from", "kind", "tokens", "at", title="Results")
+        results = _table("by", "result", "how", "kind", "tokens", "at", title="Results")
         for one in found.results:
             results.add_row(
-                *map(escape, (one.provider, one.model)),
+                escape(f"{one.provider} {one.model}"),
                 f"{one.status}{f': {one.reason}' if one.reason else ''}",
-                one.method,
-                one.donor_sha256[:12] if one.donor_sha256 else "itself" if one.kind else "",
+                f"{one.method}{f' of {one.donor_sha256[:12]}' if one.donor_sha256 else ''}",
                 one.kind or "",
                 f"{one.tokens_used:,}",
                 _moment(one.analyzed_at),
@@ -95,36 +94,25 @@ def _show(found: Explained, denier: str | None, console: Console) -> None:
 
 
 def _decisions(found: Explained) -> Table:
-    table = Table(
-        *(
-            "candidate",
-            "verdict",
-            "reason",
-            "bits of 64",
-            "of 256",
-            "aspect",
-            "cells of 255",
-            "quality",
-            "rules",
-            "model",
-            "at",
-        ),
-        title="Candidates for a reuse",
-    )
+    table = _table("candidate", "verdict", "distances", "quality", "decided", title="Candidates for a reuse")
     for one in found.decisions:
+        verdict = f"{one.verdict}: {one.reason}"
         table.add_row(
             f"{one.candidate_sha256[:12]}{'' if one.s3_key else ' (gone)'}",
-            f"[green]{one.verdict}[/]" if one.verdict == "reused" else one.verdict,
-            one.reason,
-            str(one.distance_bits),
-            str(one.distance_256_bits),
-            f"{one.aspect_difference:.1%}",
-            f"{one.cell_difference:.1f}",
+            f"[green]{verdict}[/]" if one.verdict == "reused" else verdict,
+            f"{one.distance_bits} of 64 bits, {one.distance_256_bits} of 256, cells {one.cell_difference:.1f} of 255, "
+            f"aspect {one.aspect_difference:.1%}",
             _quality(one.quality),
-            one.strictness,
-            escape(f"{one.provider} {one.model}"),
-            _moment(one.decided_at),
+            escape(f"{one.strictness}, {one.provider} {one.model}, {_moment(one.decided_at)}"),
         )
+    return table
+
+
+def _table(*columns: str, title: str) -> Table:
+    """Make one that stays legible in 80 columns."""
+    table = Table(title=title, show_lines=True)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     return table
 
 
