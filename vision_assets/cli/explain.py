@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from vision_assets.cli.connections import connect_bucket, open_database
 from vision_assets.cli.explain_page import page
@@ -63,7 +63,7 @@ async def _explain(picture: str, *, tenant_name: str, with_page: bool) -> tuple[
 
 def _show(found: Explained, denier: str | None, console: Console) -> None:
     picture = found.picture
-    table = Table("picture", picture.sha256, title_justify="left")
+    table = Table("picture", Column(picture.sha256, overflow="fold"))
     table.add_row("file", f"{picture.mime}, {picture.width}×{picture.height}, {picture.bytes:,} bytes")
     table.add_row("stored", f"{picture.s3_key}, first {_moment(picture.first_seen_at)}")
     hashed = f"{picture.phash}, quality {_quality(picture.quality)} ({picture.algorithm})"
