@@ -4,6 +4,7 @@ What is not here: the rules themselves (`unit/test_reuse.py`), and the commands 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,14 @@ from tests.bench import Bench, NewBench
 from tests.lookalikes import Posts, copies, spotted, with_more_contrast
 from tests.pictures import photo
 from vision_assets.clients.postgres.reuse import allow, deny, read_denials
-from vision_assets.clients.postgres.vision import PostgresVision
+from vision_assets.clients.postgres.vision import MAX_NEIGHBOURS, PostgresVision, fingerprint_of
 from vision_assets.core.errors import DatabaseConflict
 from vision_assets.core.neighbours import Fingerprint, Likeness
 from vision_assets.core.policy import VisionPolicy
 from vision_assets.core.reuse import QUARANTINE_FROM, Denials, Judged, Neighbour
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import ProviderIdentity
+from vision_assets.core.vision_ledger import Medium, ToDo
 
 DECIDED = """
 SELECT sha256, candidate_sha256, verdict, reason, strictness FROM reuse_decisions WHERE tenant_id = $1
@@ -30,6 +32,29 @@ SELECT labels->>'verdict', labels->>'reason', value FROM counters
 WHERE tenant_id = $1 AND name = 'vision_reuse_decisions_total' ORDER BY 1, 2
 """
 DENIED = "SELECT sha256, origin, reason FROM reuse_denials WHERE tenant_id = $1 ORDER BY sha256"
+
+
+CROWD = """
+WITH crowd AS (
+    INSERT INTO media_objects (tenant_id, sha256, mime, bytes, width, height, s3_key, first_post_seq, first_position)
+    SELECT tenant_id, repeat(md5(n::text), 2), mime, bytes, width, height, n::text, n, 0
+    FROM media_objects, generate_series(1, $2) n WHERE tenant_id = $1
+    RETURNING sha256
+)
+INSERT INTO phash_index (tenant_id, sha256, algorithm, phash, phash256, thumbnail, quality)
+SELECT h.tenant_id, c.sha256, h.algorithm, h.phash, h.phash256, h.thumbnail, h.quality
+FROM crowd c, phash_index h WHERE h.tenant_id = $1
+"""
+
+
+async def fingerprint_of_picture(bench: Bench, sha256: str) -> Fingerprint:
+    """What is compared of a stored picture."""
+    [row] = await bench.world.database.pool.fetch(
+        "SELECT phash, phash256, thumbnail, width, height FROM phash_index JOIN media_objects USING (tenant_id, sha256)"
+        " WHERE sha256 = $1",
+        sha256,
+    )
+    return fingerprint_of(dict(row))
 
 
 @pytest.fixture
@@ -164,6 +189,45 @@ async def test_a_donor_whose_file_is_gone_gives_nothing(bench: Bench, posts: Pos
     [other] = await posts.show(*copies(2)[1:])
     await bench.world.bucket.delete([key for key in await bench.world.keys("media/") if other in key])
     assert (await bench.analyse()).reasons == {"missing": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Moving(PostgresVision):
+    """Lets a picture appear earlier than it did, right after the pass has read what is to do."""
+
+    sha256: str = ""
+
+    async def unanalysed(
+        self, tenant_id: TenantId, todo: ToDo, *, after: tuple[int, int, str], limit: int
+    ) -> Sequence[Medium]:
+        """Read, and move."""
+        page = await PostgresVision.unanalysed(self, tenant_id, todo, after=after, limit=limit)
+        move = "UPDATE media_objects SET first_post_seq = 0 WHERE tenant_id = $1 AND sha256 = $2"
+        await self.database.pool.execute(move, tenant_id, self.sha256)
+        return page
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("place", [0, 1])
+async def test_no_picture_waits_for_itself_nor_for_its_twin(bench: Bench, posts: Posts, place: int) -> None:
+    """A post that is stored meanwhile, and shows a picture earlier, makes none of them wait for ever."""
+    shown = await posts.show(photo(320, 240), *copies())
+    report = await bench.analyse(ledger=Moving(bench.world.database, sha256=shown[place]))
+    assert (report.analyses + report.methods["near_duplicate"], report.failures) == (2, [])
+
+
+async def test_a_crowd_without_results_hides_no_donor(bench: Bench, posts: Posts) -> None:
+    """Many earlier copies that were skipped leave the place of the one that has an answer."""
+    [donor] = await posts.show(photo(320, 240))
+    await bench.analyse()
+    await bench.world.database.pool.execute("UPDATE media_objects SET first_post_seq = 1000")
+    await bench.world.database.pool.execute(CROWD, bench.tenant.id, MAX_NEIGHBOURS + 6)
+    medium = Medium("f" * 64, "image/png", "k", (2000, 0), await fingerprint_of_picture(bench, donor))
+    found = await PostgresVision(bench.world.database).earlier_neighbours(
+        bench.tenant.id, medium, provider=bench.provider
+    )
+    assert [one.sha256 for one in found if one.result is not None] == [donor]
+    assert len(found) == MAX_NEIGHBOURS + 1
 
 
 async def test_what_was_decided_under_other_rules_is_decided_anew(bench: Bench, posts: Posts) -> None:

@@ -16,7 +16,7 @@ from tests.posted import Posted
 from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.core.audit import Audits
 from vision_assets.core.budget import Allowance, BudgetLimits
-from vision_assets.core.errors import AnswerRefused, ProviderUnavailable
+from vision_assets.core.errors import AnswerRefused, ConfigurationError, ProviderBudgetGone, ProviderUnavailable
 from vision_assets.core.policy import VisionPolicy
 
 ALL = VisionPolicy(reuse_audit_share=1)
@@ -112,6 +112,21 @@ async def test_a_provider_that_fails_spoils_no_reuse(bench: Bench) -> None:
     assert await bench.rows(RESULTS) == [("near_duplicate", 1), ("new", 1)]
     assert (report.failures, await bench.rows(AUDITS)) == ([], [])
     assert (await bench.day()).used_tokens == 700 + 1792
+
+
+@pytest.mark.parametrize("error", [ProviderBudgetGone("empty"), ConfigurationError("a wrong key")])
+async def test_a_provider_that_answers_nobody_spoils_no_reuse(bench: Bench, error: Exception) -> None:
+    """What is free needs no account."""
+    bench.policy = ALL
+
+    async def fail_later() -> None:
+        if len(bench.provider.calls) > 1:
+            raise error
+
+    bench.provider.thinking = fail_later
+    report = await bench.analyse()
+    assert await bench.rows(RESULTS) == [("near_duplicate", 1), ("new", 1)]
+    assert (report.failures, report.hopeless) == ([], False)
 
 
 async def test_a_refusal_stands(bench: Bench) -> None:

@@ -70,6 +70,7 @@ def _pngs() -> list[Hostile]:
         Hostile("apng_of_2_31_frames", partial(png, before=endless), "too_many_parts"),
         Hostile("apng_invalid", partial(png, before=endless * 3), "too_many_parts"),
         Hostile("apng_of_no_frames", partial(png, before=chunk(b"acTL", bytes(8))), None),
+        Hostile("png_exif_prefixes", partial(png, before=chunk(b"eXIf", b"Exif\0\0" * 2_300_000)), None),
         Hostile("png_exif_loop", partial(png, before=chunk(b"eXIf", encoding.exif_loop()[6:])), None),
     ]
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from tests.pictures import encoded
-from vision_assets.core.detail import LONGEST_EDGE, compare_detail, compare_files
+from vision_assets.core.detail import compare_detail, compare_files
 from vision_assets.core.errors import InputRejected
-from vision_assets.core.neighbours import Fingerprint, keeps_text, same_picture
+from vision_assets.core.neighbours import COMPARED_EDGE, Fingerprint, keeps_text, same_picture
 from vision_assets.core.phash import perceptual_hash
 from vision_assets.core.pictures import decode_upright
 
@@ -94,18 +94,43 @@ def test_files_are_compared_as_they_come() -> None:
         compare_files(photo, photo[: len(photo) // 2])
 
 
-@pytest.mark.parametrize(("edge", "is_kept"), [(2560, True), (1280, True), (1152, True), (1151, False), (320, False)])
-def test_text_is_kept_down_to_a_scale(edge: int, is_kept: bool) -> None:
-    """What is written in a screen of 2560 px can be seen in a messenger's copy of it, and not in a preview."""
-    screen = Fingerprint(0, bytes(32), bytes(4096), 1182, 2560)
-    copy = Fingerprint(0, bytes(32), bytes(4096), edge * 1182 // 2560, edge)
+@pytest.mark.parametrize(
+    ("edge", "other", "is_kept"),
+    [
+        (2048, 2048, True),
+        (2048, 922, True),
+        (2048, 921, False),
+        (2048, 320, False),
+        (2275, 2275, True),
+        (2276, 2276, False),
+    ],
+)
+def test_text_is_kept_down_to_a_scale(edge: int, other: int, is_kept: bool) -> None:
+    """What is written in a screen can be seen in a messenger's copy, not in a preview, nor if both are large."""
+    screen = Fingerprint(0, bytes(32), bytes(4096), edge // 2, edge)
+    copy = Fingerprint(0, bytes(32), bytes(4096), other // 2, other)
     assert keeps_text(screen, copy) is is_kept
     assert keeps_text(copy, screen) is is_kept
 
 
+def test_what_is_white_on_a_clear_ground_is_seen() -> None:
+    """Two stickers that are nothing but white letters on no ground are two pictures, however they are encoded."""
+
+    def sticker(text: str, mode: str = "RGBA") -> bytes:
+        image = Image.new("RGBA", (512, 512), (255, 255, 255, 0))
+        draw = ImageDraw.Draw(image)
+        draw.ellipse((40, 40, 200, 200), fill="navy")
+        draw.text((60, 320), text, "white", ImageFont.load_default(size=60))
+        return encoded(image.convert(mode), "PNG")
+
+    assert compare_files(sticker("welcome"), sticker("welcome")).agrees
+    assert not compare_files(sticker("welcome"), sticker("get lost")).agrees
+    assert not compare_files(sticker("welcome", "LA"), sticker("get lost", "LA")).agrees
+
+
 def test_larger_bitmaps_are_compared_at_the_edge() -> None:
     """Two bitmaps beyond the edge are scaled down to it, and tiny and blank ones are compared as they are."""
-    large = page().resize((LONGEST_EDGE * 2, LONGEST_EDGE * 5 // 2))
+    large = page().resize((COMPARED_EDGE * 2, COMPARED_EDGE * 5 // 2))
     changed = page(lamp=GREEN_AS_BRIGHT).resize(large.size)
     assert compare_detail(large, sent(large, quality=60)).agrees
     assert not compare_detail(large, changed).agrees

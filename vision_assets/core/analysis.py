@@ -25,6 +25,7 @@ from vision_assets.core.errors import (
     InputRejected,
     MediaMissing,
     PermanentError,
+    ProviderBudgetGone,
     ProviderUnavailable,
     TransientError,
 )
@@ -156,7 +157,7 @@ class VisionPass:
             try:
                 async for medium in self._media(todo):
                     await room.acquire()
-                    # A task waits only for pictures that appeared earlier, so never in a circle.
+                    # A task waits only for those that began before it, so never in a circle.
                     task = group.create_task(self._one(medium))
                     self._under_way[medium.sha256] = task
                     task.add_done_callback(partial(self._ended, medium.sha256, room))
@@ -304,7 +305,7 @@ class VisionPass:
             return False
         try:
             result = await self._asked(medium)
-        except (CallDeferred, ProviderUnavailable) as error:
+        except (CallDeferred, ProviderUnavailable, ProviderBudgetGone, ConfigurationError) as error:
             log.info("reuse.not_audited", error_type=type(error).__name__, error=str(error))
             return False
         self._tell(decision)

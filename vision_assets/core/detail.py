@@ -1,4 +1,4 @@
-"""Whether two pictures that look alike as thumbnails are copies of one to the last letter: their pixels are compared.
+"""Whether two pictures that look alike as thumbnails are copies of one: their pixels are compared.
 
 A thumbnail does not show a letter, a digit, or a lamp of another colour. Compression and scaling change a picture
 everywhere by a little; an edit changes one place by much. So what counts is the largest difference in a small window,
@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter, uniform_filter
 
-from vision_assets.core.pictures import decode_upright
-
-LONGEST_EDGE = 1024
-"""Pixels at which two pictures are compared, or the longer edge of the smaller one; it is enough of larger bitmaps."""
+from vision_assets.core.neighbours import COMPARED_EDGE
+from vision_assets.core.pictures import Background, decode_upright, probe
 
 LUMA_TOLERANCE = 0.6
 OUTSTANDING_LUMA = (0.15, 3.0)
@@ -30,7 +28,7 @@ _COLOUR_WINDOW = 8
 # Variance of the noise that strong compression leaves in a flat place.
 _NOISE = 300.0
 # A decoder reduces coarsely, so half of the reduction of a large JPEG is left to the scaling filter.
-_DECODED_EDGE = 2 * LONGEST_EDGE
+_DECODED_EDGE = 2 * COMPARED_EDGE
 _USUAL_SHARE = 0.99
 _LEAST_USUAL = 0.03
 
@@ -63,7 +61,14 @@ def compare_files(left: bytes, right: bytes) -> Detail:
     Raises:
         InputRejected: One of them cannot be decoded.
     """
-    return compare_detail(*(decode_upright(content, max_edge=_DECODED_EDGE) for content in (left, right)))
+    # What is white on a transparent ground is nowhere to be seen on white.
+    may_be_clear = any(probe(content).has_alpha for content in (left, right))
+    backgrounds: tuple[Background, ...] = ("white", "black") if may_be_clear else ("white",)
+    compared = (
+        compare_detail(*(decode_upright(side, max_edge=_DECODED_EDGE, background=ground) for side in (left, right)))
+        for ground in backgrounds
+    )
+    return max(compared, key=lambda detail: (not detail.agrees, detail.luma))
 
 
 def compare_detail(left: Image.Image, right: Image.Image) -> Detail:
@@ -72,7 +77,7 @@ def compare_detail(left: Image.Image, right: Image.Image) -> Detail:
     A change of brightness or colour as a whole does not count.
     """
     smaller = min(left, right, key=lambda image: image.width * image.height)
-    scale = min(1.0, LONGEST_EDGE / max(smaller.size))
+    scale = min(1.0, COMPARED_EDGE / max(smaller.size))
     size = (max(1, round(smaller.width * scale)), max(1, round(smaller.height * scale)))
     sides = [np.asarray(_scaled(image, size).convert("YCbCr"), dtype=np.float32) - 128 for image in (left, right)]
     luma = _luma_difference(*(gaussian_filter(side[..., 0], _BLUR) for side in sides))

@@ -20,6 +20,7 @@
         ├── StorageUnavailable       S3 did not answer, or answered with a fault of its own
         ├── StorageBusy              an operation has the object
         ├── CleanupUnderWay          another clean-up of the storage runs
+        ├── DecoderUnavailable       the process that decodes a picture did not start, or was ended
         ├── DatabaseUnavailable      Postgres did not answer
         ├── DatabaseConflict         Postgres gave way to another transaction: deadlock, serialisation, time-out
         ├── IndexUnavailable         Qdrant did not answer
@@ -234,6 +235,10 @@ class StorageBusy(TransientError):
 
 class CleanupUnderWay(TransientError):
     """Another clean-up of the storage runs."""
+
+
+class DecoderUnavailable(TransientError):
+    """The process that decodes a picture did not start, or was ended from outside."""
 
 
 class DatabaseUnavailable(TransientError):

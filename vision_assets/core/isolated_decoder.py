@@ -11,7 +11,13 @@ import sys
 from PIL import Image
 from PIL.AvifImagePlugin import AvifImageFile
 
-from vision_assets.core.isolated_decoding import EDGE_BYTES, MAX_ADDRESS_SPACE_BYTES, MODE_BYTES, REJECTED
+from vision_assets.core.isolated_decoding import (
+    EDGE_BYTES,
+    MAX_ADDRESS_SPACE_BYTES,
+    MAX_CPU_SECONDS,
+    MODE_BYTES,
+    REJECTED,
+)
 
 
 def decode(content: bytes) -> Image.Image:
@@ -23,6 +29,7 @@ def decode(content: bytes) -> Image.Image:
 
 def _main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MAX_ADDRESS_SPACE_BYTES, MAX_ADDRESS_SPACE_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_SECONDS, MAX_CPU_SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         image = decode(sys.stdin.buffer.read())

@@ -5,16 +5,23 @@ picture. What is not here: the program that the process runs (`isolated_decoder.
 """
 
 import os
+import signal
 import subprocess
 import sys
 
 from PIL import Image
 
+from vision_assets.core.errors import DecoderUnavailable
+
 MAX_ADDRESS_SPACE_BYTES = 3 * 2**29
 """Of the process, Python included; 25 MP with an alpha channel need half of it."""
 
-MAX_SECONDS = 60
-"""25 MP take about two."""
+MAX_CPU_SECONDS = 60
+"""Of the process; 25 MP take about two."""
+
+_PATIENCE_SECONDS = 600
+# What ends a process from outside: an operator, a container that stops, a machine that is short of memory.
+_ENDED_FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
 
 REJECTED = 3
 """The exit code when the answer is what the decoder says; with 0 it is the picture."""
@@ -30,16 +37,21 @@ def decode_isolated(content: bytes) -> Image.Image:
 
     Raises:
         ValueError: It cannot be decoded, not within the limits, or the decoder ended by itself.
+        DecoderUnavailable: Transient: it did not start, or was ended from outside.
     """
     # glibc would lay out 64 MiB of address space for each thread of the decoder.
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
     command = [sys.executable, "-m", _PROGRAM]
     try:
         ended = subprocess.run(
-            command, input=content, capture_output=True, env=environment, timeout=MAX_SECONDS, check=False
+            command, input=content, capture_output=True, env=environment, timeout=_PATIENCE_SECONDS, check=False
         )
-    except subprocess.TimeoutExpired as error:
-        raise ValueError(f"it takes more than {MAX_SECONDS} seconds") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DecoderUnavailable(f"The process that decodes AVIF did not run: {error}") from error
+    if ended.returncode in _ENDED_FROM_OUTSIDE:
+        raise DecoderUnavailable(f"The process that decodes AVIF was ended by signal {-ended.returncode}.")
+    if ended.returncode == -signal.SIGXCPU:
+        raise ValueError(f"it takes more than {MAX_CPU_SECONDS} seconds")
     if ended.returncode == REJECTED:
         raise ValueError(ended.stdout.decode())
     if ended.returncode != 0:

@@ -23,8 +23,11 @@ ASPECT_TOLERANCE = 0.015
 CELL_TOLERANCE: Mapping[Strictness, float] = {"strict": 8, "normal": 12}
 """Largest difference of one of 64×64 luma cells, of 255, after the means are subtracted."""
 
+COMPARED_EDGE = 1024
+"""Pixels of the longer edge at which two pictures are compared in the end, or less: that of the smaller one."""
+
 LEAST_SCALE = 0.45
-"""Of the smaller picture: in one that is scaled down further, a letter of the larger one is a few grey pixels."""
+"""Of the larger picture, as it is compared: scaled down further, a letter of it is a few grey pixels."""
 
 CHUNKS = 4
 CHUNK_BITS = 16
@@ -112,9 +115,9 @@ def same_picture(left: Fingerprint, right: Fingerprint) -> bool:
 
 
 def keeps_text(left: Fingerprint, right: Fingerprint) -> bool:
-    """Tell whether what is written in the larger picture can be seen in the smaller one.
+    """Tell whether what is written in the larger picture can be seen at the size at which the two are compared.
 
     Where not, the pixels agree though a letter differs: then only pictures without a text may be taken for one.
     """
     edges = [max(side.width, side.height) for side in (left, right)]
-    return min(edges) >= LEAST_SCALE * max(edges)
+    return min(*edges, COMPARED_EDGE) >= LEAST_SCALE * max(edges)

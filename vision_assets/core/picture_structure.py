@@ -32,6 +32,7 @@ _MAX_TIFF_TILE_PIXELS = 2**24
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _JPEG_EOI, _JPEG_SOS = 0xD9, 0xDA
 
+_EXIF_PREFIX = b"Exif\0\0"
 _TIFF_ORIENTATION = 274
 _TIFF_TILE_EDGES = (322, 323)
 _TIFF_STRIPS_AND_TILES = (273, 279, 324, 325)
@@ -86,9 +87,10 @@ def has_several_scans(jpeg: bytes) -> bool:
 
 def exif_orientation(exif: bytes) -> int:
     """Find the orientation, 1 to 8, in an EXIF block; 1 where there is none that can be read."""
-    block = exif
-    while block.startswith(b"Exif\0\0"):
-        block = block[6:]
+    at = 0
+    while exif.startswith(_EXIF_PREFIX, at):
+        at += len(_EXIF_PREFIX)
+    block = exif[at:]
     if block[:4] not in (b"II*\0", b"MM\0*"):
         return 1
     order = _tiff_order(block)

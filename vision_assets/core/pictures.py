@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import simplejpeg
@@ -22,7 +22,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from vision_assets.core.errors import InputRejected
+from vision_assets.core.errors import InputRejected, TransientError
 from vision_assets.core.isolated_decoding import decode_isolated
 from vision_assets.core.picture_structure import check_parts, exif_orientation, has_several_scans
 from vision_assets.core.storable_text import storable
@@ -52,6 +52,8 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "tiff": TiffImageFile,
     "avif": AvifImageFile,
 }
+
+Background = Literal["white", "black"]
 
 MIME_TYPES = tuple(f"image/{picture_format}" for picture_format in _PLUGINS)
 """Of all pictures that are taken."""
@@ -119,6 +121,7 @@ class PictureHeader:
         height: Pixels, upright.
         frames: More than 1 is an animation or a TIFF of many pages.
         mode: Pillow's name of the pixel layout, as stored.
+        has_alpha: Parts of it may be transparent.
         is_upright: As stored; else EXIF says how it is to be turned.
     """
 
@@ -129,6 +132,7 @@ class PictureHeader:
     height: int
     frames: int
     mode: str
+    has_alpha: bool
     is_upright: bool
 
 
@@ -188,16 +192,18 @@ def jpeg_luma(content: bytes, *, least_edge: int | None = None) -> JpegLuma:
     return JpegLuma(pixels)
 
 
-def decode_upright(content: bytes, *, max_edge: int | None = None) -> Image.Image:
-    """Decode the first frame to RGB: upright, alpha on white, 16-bit grey scaled, CMYK converted, ICC ignored.
+def decode_upright(content: bytes, *, max_edge: int | None = None, background: Background = "white") -> Image.Image:
+    """Decode the first frame to RGB: upright, alpha on a background, 16-bit grey scaled, CMYK converted, ICC ignored.
 
     Args:
         content: The file as it came.
         max_edge: Lets a large JPEG be decoded at a half, a quarter or an eighth, but never so that its longer edge
             falls below this. Other formats come at full size all the same.
+        background: Of what is transparent.
 
     Raises:
         InputRejected: As from `probe`, and whatever only the pixels show.
+        DecoderUnavailable: Transient.
     """
     picture_format = _sniff(content)
     with _rejecting(picture_format):
@@ -209,10 +215,10 @@ def decode_upright(content: bytes, *, max_edge: int | None = None) -> Image.Imag
             longest = max(image.size)
             image.draft(None, (-(-image.width * max_edge // longest), -(-image.height * max_edge // longest)))
         if picture_format == "avif":
-            upright = _rgb(decode_isolated(content))
+            upright = _rgb(decode_isolated(content), background)
         else:
             image.load()
-            upright = _rgb(image)
+            upright = _rgb(image, background)
         transposition = _TRANSPOSITIONS.get(orientation)
         return upright if transposition is None else upright.transpose(transposition)
 
@@ -313,6 +319,7 @@ def _header(image: ImageFile.ImageFile, picture_format: str, content: bytes) -> 
         height=height,
         frames=frames,
         mode=image.mode,
+        has_alpha=image.has_transparency_data,
         is_upright=orientation == 1,
     )
 
@@ -322,16 +329,16 @@ def _orientation(image: ImageFile.ImageFile) -> int:
     return 1 if isinstance(image, TiffImageFile) else exif_orientation(image.info.get("exif") or b"")
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, background: Background) -> Image.Image:
     if image.mode == "F":
         raise InputRejected("unsupported_format", "the picture holds floating-point pixels; convert it to JPEG")
     if image.mode.startswith("I"):
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        white = Image.new("RGB", rgba.size, "white")
-        white.paste(rgba, mask=rgba.getchannel("A"))
-        return white
+        ground = Image.new("RGB", rgba.size, background)
+        ground.paste(rgba, mask=rgba.getchannel("A"))
+        return ground
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -349,7 +356,7 @@ def _rejecting(picture_format: str) -> Iterator[None]:
     """Turn whatever a decoder says of foreign bytes into one error."""
     try:
         yield
-    except (InputRejected, MemoryError):
+    except (InputRejected, TransientError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise InputRejected("too_many_pixels", f"the {picture_format} is too large: {error}") from error

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
+from vision_assets.core.audit import is_audited
 from vision_assets.core.budget import Window
 from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.paid_calls import held_at
@@ -191,9 +192,19 @@ class Quoting:
                 self._counts["in_storage"] += 1
                 self._will_have_its_own(medium, near)
             elif (reuse := self._decide_reuse(medium, near)).donor is not None:
-                self._counts["near_duplicates"] += 1
+                self._with_a_donor(medium)
             else:
                 self._without_a_result(medium, near, reuse)
+
+    def _with_a_donor(self, medium: Medium) -> None:
+        """Count a picture that takes another's result, unless it is audited, or the pixels speak against it."""
+        decision = decide(self.policy, medium.sha256, medium.posts, quota_exhausted=False, calls_cost=self._calls_cost)
+        may_be_asked = decision.verdict == "analyse"
+        audited = may_be_asked and is_audited(
+            medium.sha256, fingerprint=self.provider.fingerprint, share=self.policy.reuse_audit_share
+        )
+        self._counts["analyses_at_most"] += may_be_asked
+        self._counts["analyses" if audited else "near_duplicates"] += 1
 
     def _decide_reuse(self, medium: Medium, near: Near) -> Reuse:
         if medium.fingerprint is None:

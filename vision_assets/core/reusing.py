@@ -6,6 +6,7 @@ What is not here: whose result may be taken (`reuse.py`), and what becomes of a 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import structlog
 
@@ -32,7 +33,7 @@ class Reusing:
     Attributes:
         store: Where the pictures are.
         strictness: None: nothing is reused.
-        under_way: Pictures that are being done, with what ends when they are.
+        under_way: Pictures that are being done, as they began, with what ends when they are done.
     """
 
     tenant_id: TenantId
@@ -102,7 +103,7 @@ class Reusing:
             self.report.count_reuse(medium.fingerprint, reuse)
 
     async def _refusal_by_pixels(self, medium: Medium, donor: Judged) -> Refusal | None:
-        """Compare a picture with its donor to the last letter, which thumbnails do not show.
+        """Compare the pixels of a picture with its donor's: thumbnails show no letter.
 
         Raises:
             MediaMissing: The picture itself is not in S3.
@@ -127,8 +128,9 @@ class Reusing:
 
     async def _neighbours(self, medium: Medium) -> Sequence[Neighbour]:
         """List earlier pictures that look alike, when those that are under way have their results."""
-        # Of now: one that ends while the neighbours are read has no result there, and is waited for.
-        under_way = dict(self.under_way)
+        # Of now: one that ends while the neighbours are read has no result there, and is waited for. Only those that
+        # began before: the order of appearance may change meanwhile, and two must never wait for each other.
+        under_way = dict(takewhile(lambda one: one[0] != medium.sha256, self.under_way.items()))
         found = await self.ledger.earlier_neighbours(self.tenant_id, medium, provider=self.provider)
         waiting = [under_way[n.sha256] for n in found if n.result is None and n.sha256 in under_way]
         if not waiting:

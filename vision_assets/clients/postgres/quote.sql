@@ -46,11 +46,11 @@ CROSS JOIN LATERAL (
         WHERE bit_count((c.phash # asked.phash)::bit(64)) <= :radius_bits AND c.sha256 <> asked.sha256
     ), earlier AS MATERIALIZED (
         SELECT p.*, r.method,
-               row_number() OVER (PARTITION BY coalesce(r.method, '') = 'near_duplicate'
+               row_number() OVER (PARTITION BY coalesce(r.method, '') = 'near_duplicate', coalesce(r.is_answer, false)
                                   ORDER BY p.distance_bits, p.first_post_seq, p.first_position, p.sha256) AS place
         FROM placed p
         LEFT JOIN LATERAL (
-            SELECT method FROM vision_results
+            SELECT method, result IS NOT NULL AS is_answer FROM vision_results
             WHERE tenant_id = :tenant_id AND sha256 = p.sha256 AND provider = :provider AND model = :model
               AND schema_version = :schema_version AND fingerprint = :fingerprint
             LIMIT 1

@@ -89,9 +89,9 @@ LEFT JOIN LATERAL (
 ORDER BY o.first_post_seq, o.first_position, o.sha256;
 
 -- name: earlier_neighbours(tenant_id, chunk0, chunk1, chunk2, chunk3, algorithm, provider, model, schema_version, fingerprint, phash, radius_bits, before_seq, before_position, before_sha256, row_limit, reuse_limit)
--- Pictures of one tenant whose hash is within the radius and that appeared earlier, nearest first: those that have a result
--- of their own or none yet (a text read for want of a budget is none), and a few of those that took another's. The tenant
--- leads every index used. A planner cannot guess how few bit_count() leaves, so each further table is looked up row by row.
+-- Other pictures of one tenant whose hash is within the radius and that appeared earlier, nearest first: those that have a
+-- result of their own, as many that have none yet (a text read for want of a budget is none), so that these keep no donor
+-- out, and a few of those that took another's. The tenant leads every index used. A planner cannot guess how few bit_count() leaves, so each further table is looked up row by row.
 -- It sees the tenant only behind a sub-select: of one that its statistics do not know yet it would expect no row, and read
 -- all by the primary key.
 WITH candidates AS (
@@ -111,17 +111,17 @@ WITH candidates AS (
     WHERE bit_count((phash # :phash::bigint)::bit(64)) <= :radius_bits
 ), placed AS MATERIALIZED (
     SELECT n.sha256, o.first_post_seq, o.first_position, o.width, o.height, r.method,
-           row_number() OVER (PARTITION BY coalesce(r.method, '') = 'near_duplicate'
+           row_number() OVER (PARTITION BY coalesce(r.method, '') = 'near_duplicate', coalesce(r.is_answer, false)
                               ORDER BY n.distance_bits, o.first_post_seq, o.first_position, n.sha256) AS place
     FROM near n
     CROSS JOIN LATERAL (
         SELECT first_post_seq, first_position, width, height FROM media_objects
-        WHERE tenant_id = :tenant_id AND sha256 = n.sha256
+        WHERE tenant_id = :tenant_id AND sha256 = n.sha256 AND sha256 <> :before_sha256
           AND (first_post_seq, first_position, sha256) < (:before_seq, :before_position, :before_sha256)
         LIMIT 1
     ) o
     LEFT JOIN LATERAL (
-        SELECT method FROM vision_results
+        SELECT method, result IS NOT NULL AS is_answer FROM vision_results
         WHERE tenant_id = :tenant_id AND sha256 = n.sha256 AND provider = :provider AND model = :model
           AND schema_version = :schema_version AND fingerprint = :fingerprint
         LIMIT 1
