@@ -25,6 +25,7 @@ from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.core.analysis import VisionPass
 from vision_assets.core.budget import EVERYONE, BudgetLimits
 from vision_assets.core.budget_gate import BudgetGate
+from vision_assets.core.policy import VisionPolicy
 from vision_assets.core.tenants import Tenant
 from vision_assets.core.vision_report import VisionReport
 from vision_assets.devstack.gigachat_options import LognormalLatency, Options
@@ -122,6 +123,7 @@ class Crowd:
                         store=self.world.bucket,
                         quota=self.world.quota(),
                         ledger=PostgresVision(self.world.database),
+                        policy=VisionPolicy(reuse_audit_share=0),  # an audit is a call about a picture that needs none
                         gate=gate,
                         concurrency=customer.at_once,
                     ).analyse_media()
