@@ -7,9 +7,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from pydantic import ByteSize
-
+from vision_assets.cli.pages import rendered
 from vision_assets.core.clusters import ClusterPicture, Duplicates
 from vision_assets.core.data_uris import luma_uri, picture_uri
 from vision_assets.core.errors import InputRejected
@@ -47,15 +45,8 @@ async def contact_sheet(
 
     pictures = [picture for cluster in found.largest for picture in cluster.pictures]
     uris = await asyncio.gather(*(uri(picture, real=at < REAL_PICTURES) for at, picture in enumerate(pictures)))
-    environment = Environment(
-        autoescape=True,
-        loader=PackageLoader("vision_assets.cli", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["bytes"] = lambda size: ByteSize(size).human_readable(separator=" ")
-    return environment.get_template("contact_sheet.html.jinja").render(
+    return rendered(
+        "contact_sheet.html.jinja",
         tenant=tenant.name,
         found=found,
         now=now,

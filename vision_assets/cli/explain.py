@@ -56,7 +56,7 @@ async def _explain(picture: str, *, tenant_name: str, with_page: bool) -> tuple[
         found = await postgres.explain(database, tenant.id, sha256)
         denials = await read_denials(database, tenant.id)
     phash = found.picture.phash
-    denier = denials.by_sha256.get(sha256) or (denials.by_phash.get(int(phash, 16)) if phash else None)
+    denier = denials.of(sha256, int(phash, 16) if phash else None)
     content = await page(found, tenant_name=tenant.name, store=connect_bucket()) if with_page else ""
     return found, denier, content
 

@@ -5,8 +5,7 @@ What is not here: the same in a terminal (`explain.py`).
 
 import asyncio
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from vision_assets.cli.pages import rendered
 from vision_assets.clients.postgres.explain import Explained
 from vision_assets.core.data_uris import picture_uri
 from vision_assets.core.errors import InputRejected
@@ -29,14 +28,8 @@ async def page(found: Explained, *, tenant_name: str, store: ObjectStore) -> str
     keys = {found.picture.sha256: found.picture.s3_key} | {
         one.candidate_sha256: one.s3_key for one in found.decisions if one.s3_key is not None
     }
-    environment = Environment(
-        autoescape=True,
-        loader=PackageLoader("vision_assets.cli", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("explanation.html.jinja").render(
+    return rendered(
+        "explanation.html.jinja",
         tenant=tenant_name,
         found=found,
         uris={sha256: await _uri(store, key) for sha256, key in keys.items()},

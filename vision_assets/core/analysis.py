@@ -113,7 +113,7 @@ class VisionPass:
             provider=self.provider,
             store=self.store,
             ledger=self.ledger,
-            strictness=None if self.policy.reuse == "never" else self.policy.reuse,
+            strictness=self.policy.strictness,
             results=self._results,
             report=self.report,
             under_way=self._under_way,

@@ -181,6 +181,11 @@ class VisionPolicy(_Rules):
     reuse_audit_share: Share = 0.01
     prompts: Prompts = Prompts()
 
+    @property
+    def strictness(self) -> Strictness | None:
+        """How alike, where anything is reused at all."""
+        return None if self.reuse == "never" else self.reuse
+
     @field_validator("model")
     @classmethod
     def _is_to_be_chosen(cls, model: str | None, info: ValidationInfo) -> str | None:

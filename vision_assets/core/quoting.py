@@ -131,10 +131,9 @@ class Quoting:
         if self.gate is not None and self.provider.estimated_tokens:
             call = CallTokens.of(await held_at(self.gate, self.provider))
             windows = list(await self.gate.windows(self.tenant_id, provider=self.provider.name))
-        if self.policy.reuse == "never":
-            self._reuse = ReuseRules(strictness=None)
-        else:
-            self._reuse = ReuseRules(self.policy.reuse, await self.ledger.denials(self.tenant_id))
+        strictness = self.policy.strictness
+        denials = Denials() if strictness is None else await self.ledger.denials(self.tenant_id)
+        self._reuse = ReuseRules(strictness, denials)
         pace = await self.ledger.pace(self.tenant_id, provider=self.provider)
         self._donors, self._counts, self._skipped = set(), Counter(), Counter()
         todo = self._todo()

@@ -84,9 +84,9 @@ class Denials:
     by_sha256: dict[str, Denier] = field(default_factory=dict)
     by_phash: dict[int, Denier] = field(default_factory=dict)
 
-    def of(self, sha256: str, phash: int) -> Denier | None:
-        """Tell who denied a picture."""
-        return self.by_sha256.get(sha256) or self.by_phash.get(phash)
+    def of(self, sha256: str, phash: int | None) -> Denier | None:
+        """Tell who denied a picture; None as its hash: it has none."""
+        return self.by_sha256.get(sha256) or (None if phash is None else self.by_phash.get(phash))
 
     def quarantine(self, sha256: str, phash: int) -> None:
         """Deny a picture from now on; what an operator said of it stands."""

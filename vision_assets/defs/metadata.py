@@ -56,8 +56,8 @@ def contact_sheet(looked: Sequence[Looked]) -> dg.MetadataValue:
 def pair_sheet(pairs: Sequence[Pair]) -> dg.MetadataValue:
     """Show pictures beside the candidates for their results: how far they lie apart, and what was decided."""
     rows = [
-        f"| {_thumbnail(pair.own, pair.judged.sha256)} "
-        f"| {_thumbnail(pair.judged.candidate.fingerprint, pair.judged.candidate.sha256)} "
+        f"| {_fingerprinted(pair.own, pair.judged.sha256)} "
+        f"| {_fingerprinted(pair.judged.candidate.fingerprint, pair.judged.candidate.sha256)} "
         f"| {pair.judged.verdict}: {pair.judged.reason} | {pair.judged.likeness.distance_bits} "
         f"| {pair.judged.likeness.distance_256_bits} | {pair.judged.likeness.aspect_difference:.1%} "
         f"| {pair.judged.likeness.cell_difference:.1f} "
@@ -71,16 +71,17 @@ def pair_sheet(pairs: Sequence[Pair]) -> dg.MetadataValue:
     return dg.MetadataValue.md("\n".join([*headings, *rows]) if rows else "none in this run")
 
 
-def _thumbnail(picture: Fingerprint, sha256: str) -> str:
-    uri = luma_uri(picture.thumbnail, width=picture.width, height=picture.height, long_edge=THUMBNAIL_LONG_EDGE)
-    return f"![{sha256[:12]}]({uri})"
+def _thumbnail(thumbnail: bytes, width: int, height: int, *, label: str) -> str:
+    uri = luma_uri(thumbnail, width=width, height=height, long_edge=THUMBNAIL_LONG_EDGE)
+    return f"![{label}]({uri})"
+
+
+def _fingerprinted(picture: Fingerprint, sha256: str) -> str:
+    return _thumbnail(picture.thumbnail, picture.width, picture.height, label=sha256[:12])
 
 
 def _picture(item: Looked) -> str:
-    if item.thumbnail is None:
-        return ""
-    uri = luma_uri(item.thumbnail, width=item.width, height=item.height, long_edge=THUMBNAIL_LONG_EDGE)
-    return f"![{item.kind}]({uri})"
+    return _thumbnail(item.thumbnail, item.width, item.height, label=item.kind) if item.thumbnail is not None else ""
 
 
 def cluster_sheet(clusters: Sequence[Cluster]) -> dg.MetadataValue:
@@ -96,5 +97,4 @@ def cluster_sheet(clusters: Sequence[Cluster]) -> dg.MetadataValue:
 
 
 def _member(picture: ClusterPicture) -> str:
-    uri = luma_uri(picture.thumbnail, width=picture.width, height=picture.height, long_edge=THUMBNAIL_LONG_EDGE)
-    return f"![{picture.sha256[:12]}]({uri})"
+    return _thumbnail(picture.thumbnail, picture.width, picture.height, label=picture.sha256[:12])
