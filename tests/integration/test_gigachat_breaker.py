@@ -40,7 +40,7 @@ async def outcome(client: GigaChat) -> str:
 async def client_in_an_outage(gigachat: EmulatedGigaChat) -> AsyncIterator[GigaChat]:
     """A client that has found out that the server fails, and leaves it alone; it makes one attempt at a call."""
     gigachat.set_faults({"kind": "server_error", "endpoint": "balance", "status": 503})
-    access = gigachat.access(read_seconds=5, deadline_seconds=0.001)
+    access = gigachat.access(read_seconds=5, deadline_seconds=0)
     access = replace(access, recovery_seconds=RECOVERY_SECONDS)
     async with GigaChat.open(access) as client:
         assert [await outcome(client) for _ in range(6)] == [*["failed"] * 5, "spared"]

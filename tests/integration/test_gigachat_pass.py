@@ -137,8 +137,8 @@ async def test_an_empty_account_ends_the_calls(payer: Payer) -> None:
 
 async def test_no_budget_is_overspent(payer: Payer) -> None:
     """With room for a few pictures a few are described; the rest waits, and the limit stands."""
-    report = await payer.analyse(day_tokens=12_000)
+    report = await payer.analyse(day_tokens=8_000)
     assert 0 < report.analyses < PICTURES
     assert report.deferred == {"daily_limit": PICTURES - report.analyses}
     window = await payer.day()
-    assert window.used_tokens == payer.billed() <= 12_000
+    assert window.used_tokens == payer.billed() <= 8_000

@@ -292,7 +292,7 @@ async def test_after_many_failures_nobody_is_asked_for_a_while(
     access: OpenAIAccess, openai_server: EmulatedOpenAI
 ) -> None:
     """The breaker is the same as GigaChat's; being asked to slow down does not trip it."""
-    async with OpenAICompatible.open(replace(access, deadline_seconds=0.01)) as api:
+    async with OpenAICompatible.open(replace(access, deadline_seconds=0)) as api:
         vision = OpenAIVision(api, TENANT, model=MODEL)
         for fault, asked in ((Slower(), 8), (Status(status=500), 5)):
             openai_server.set_faults(fault)

@@ -19,7 +19,7 @@ from vision_assets.core.neighbours import Fingerprint, Likeness
 from vision_assets.core.policy import VisionPolicy
 from vision_assets.core.reuse import QUARANTINE_FROM, Denials, Judged, Neighbour
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import ProviderIdentity
+from vision_assets.core.vision import ProviderIdentity, VisionProvider
 from vision_assets.core.vision_ledger import Medium, ToDo
 
 DECIDED = """
@@ -400,3 +400,26 @@ async def test_an_answer_of_its_own_ends_a_reuse(bench: Bench, posts: Posts) -> 
     assert (await bench.analyse()).methods == {"new": 1}
     assert bench.provider.calls == [first, copy]
     assert await bench.rows(DECIDED, bench.tenant.id) == []
+
+
+async def test_a_reuse_replaces_no_answer_that_came_meanwhile(bench: Bench, posts: Posts) -> None:
+    """While one worker compares, another one, under other rules, has the picture looked at: that answer stands."""
+    [first] = await posts.show(photo(320, 240))
+    await bench.analyse()
+    [copy] = await posts.show(*copies())
+
+    class Slow(PostgresVision):
+        """Is overtaken between the reading of the neighbours and the decision."""
+
+        async def earlier_neighbours(
+            self, tenant_id: TenantId, medium: Medium, *, provider: VisionProvider
+        ) -> Sequence[Neighbour]:
+            """Read, then let the other worker do its pass."""
+            found = await PostgresVision.earlier_neighbours(self, tenant_id, medium, provider=provider)
+            bench.policy = VisionPolicy(max_pictures_per_post=100, reuse="never")
+            assert (await bench.analyse()).methods == {"new": 1}
+            return found
+
+    assert (await bench.analyse(ledger=Slow(bench.world.database))).methods == {}
+    assert await bench.rows(DONORS, bench.tenant.id) == [(first, "new", None), (copy, "new", None)]
+    assert ("reused",) not in await bench.rows("SELECT verdict FROM reuse_decisions")

@@ -101,8 +101,8 @@ def test_files_are_compared_as_they_come() -> None:
         (2048, 922, True),
         (2048, 921, False),
         (2048, 320, False),
-        (2275, 2275, True),
-        (2276, 2276, False),
+        (2844, 2844, True),
+        (2845, 2845, False),
     ],
 )
 def test_text_is_kept_down_to_a_scale(edge: int, other: int, is_kept: bool) -> None:

@@ -23,7 +23,7 @@ ASPECT_TOLERANCE = 0.015
 CELL_TOLERANCE: Mapping[Strictness, float] = {"strict": 8, "normal": 12}
 """Largest difference of one of 64×64 luma cells, of 255, after the means are subtracted."""
 
-COMPARED_EDGE = 1024
+COMPARED_EDGE = 1280
 """Pixels of the longer edge at which two pictures are compared in the end, or less: that of the smaller one."""
 
 LEAST_SCALE = 0.45

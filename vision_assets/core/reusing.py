@@ -70,11 +70,14 @@ class Reusing:
         return reuse
 
     async def take(self, medium: Medium, reuse: Reuse, donor: Judged, result: VisionResult) -> None:
-        """Give a picture its donor's result, but for the picture's own size.
+        """Give a picture its donor's result, but for the picture's own size; not if somebody else gave it one meanwhile.
 
         Raises:
             StorageUnavailable: As `Results.put`.
         """
+        # An answer of its own, which somebody has paid for, is the better one.
+        if await self.ledger.is_analysed(self.tenant_id, medium.sha256, provider=self.provider):
+            return
         log.info("vision.near_duplicate", donor_sha256=donor.candidate.sha256)
         self._count(medium, reuse)
         measured = result.analysis.measurement
