@@ -47,6 +47,11 @@ FROM hashes;
 """
 """Foreign keys are not looked up row by row; thumbnails are all alike, so that ten million fit on a disk."""
 
+_INDEXES = """
+SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'phash_index' AND indexname <> 'phash_index_pkey'
+ORDER BY indexname
+"""
+
 
 def sha256_of(number: int) -> str:
     """Name the picture of this number."""
@@ -70,19 +75,14 @@ def fill(database_url: str, tenant_id: TenantId, hashes: Hashes) -> None:
 def index_definitions(database_url: str) -> Iterator[tuple[str, str]]:
     """Name the indexes of hashes, each with the statement that makes it."""
     with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT indexname, indexdef FROM pg_indexes WHERE indexname LIKE 'phash_index_chunk%%' ORDER BY indexname"
-        )
+        cursor.execute(_INDEXES)
         yield from cursor.fetchall()
 
 
 def index_bytes(database_url: str) -> int:
     """Tell what the indexes of hashes take."""
     with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT sum(pg_relation_size(indexname::regclass)) FROM pg_indexes "
-            "WHERE indexname LIKE 'phash_index_chunk%%'"
-        )
+        cursor.execute("SELECT pg_indexes_size('phash_index') - pg_relation_size('phash_index_pkey')")
         return int(cursor.fetchone()[0])
 
 

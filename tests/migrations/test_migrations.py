@@ -180,6 +180,24 @@ async def test_decision_quality_back_and_forward_on_data(database: str) -> None:
     assert await ask(database, SCHEMA, INDEXES, CONSTRAINTS) == schema
 
 
+async def test_indexes_of_hashes_back_and_forward_on_data(database: str) -> None:
+    """Back and forward again the same hashes are found by the same statements."""
+    await fill(database)
+    schema = await ask(database, SCHEMA, INDEXES, CONSTRAINTS)
+    await ask(
+        database,
+        "INSERT INTO phash_index (tenant_id, sha256, algorithm, phash, phash256, thumbnail)"
+        " SELECT tenant_id, sha256, 'a', 7, decode(repeat('00', 32), 'hex'), decode(repeat('00', 4096), 'hex')"
+        " FROM media_objects",
+    )
+    downgrade(database, "0007")
+    found = "SELECT phash FROM phash_index WHERE flags = '{}' AND ((phash >> 0) & 65535) = 7"
+    assert await ask(database, found) == [[(7,)]]
+    migrate(database)
+    assert await ask(database, found) == [[(7,)]]
+    assert await ask(database, SCHEMA, INDEXES, CONSTRAINTS) == schema
+
+
 async def test_hash_quality_back_and_forward_on_data(database: str) -> None:
     """Back and forward again hashes stay, and one that lost its quality has none."""
     await fill(database)

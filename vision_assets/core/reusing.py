@@ -70,7 +70,7 @@ class Reusing:
         return reuse
 
     async def take(self, medium: Medium, reuse: Reuse, donor: Judged, result: VisionResult) -> None:
-        """Give a picture its donor's result, but for the picture's own size; not if somebody else gave it one meanwhile.
+        """Give a picture its donor's result, but for the picture's own size, unless it has got one meanwhile.
 
         Raises:
             StorageUnavailable: As `Results.put`.

@@ -18,32 +18,37 @@ FROM unnest(:sha256s::text[], :phashes::bigint[], :post_seqs::bigint[], :positio
      AS asked (sha256, phash, post_seq, position)
 CROSS JOIN LATERAL (
     WITH candidates AS (
-        SELECT sha256, phash FROM phash_index
+        SELECT phash FROM phash_index
         WHERE tenant_id = (SELECT :tenant_id::uuid) AND flags = '{}' AND ((phash >> 0) & 65535) = ANY(ARRAY(
             SELECT ((asked.phash >> 0) & 65535) # mask FROM unnest(:masks::bigint[]) AS bits (mask)))
         UNION
-        SELECT sha256, phash FROM phash_index
+        SELECT phash FROM phash_index
         WHERE tenant_id = (SELECT :tenant_id::uuid) AND flags = '{}' AND ((phash >> 16) & 65535) = ANY(ARRAY(
             SELECT ((asked.phash >> 16) & 65535) # mask FROM unnest(:masks::bigint[]) AS bits (mask)))
         UNION
-        SELECT sha256, phash FROM phash_index
+        SELECT phash FROM phash_index
         WHERE tenant_id = (SELECT :tenant_id::uuid) AND flags = '{}' AND ((phash >> 32) & 65535) = ANY(ARRAY(
             SELECT ((asked.phash >> 32) & 65535) # mask FROM unnest(:masks::bigint[]) AS bits (mask)))
         UNION
-        SELECT sha256, phash FROM phash_index
+        SELECT phash FROM phash_index
         WHERE tenant_id = (SELECT :tenant_id::uuid) AND flags = '{}'
           AND ((phash >> 48) & 65535) = ((asked.phash >> 48) & 65535)
     ), placed AS MATERIALIZED (
-        SELECT c.sha256, bit_count((c.phash # asked.phash)::bit(64)) AS distance_bits, o.*,
-               (o.first_post_seq, o.first_position, c.sha256) < (asked.post_seq, asked.position, asked.sha256)
+        SELECT n.sha256, bit_count((c.phash # asked.phash)::bit(64)) AS distance_bits, o.*,
+               (o.first_post_seq, o.first_position, n.sha256) < (asked.post_seq, asked.position, asked.sha256)
                    AS is_earlier
         FROM candidates c
         CROSS JOIN LATERAL (
+            SELECT sha256 FROM phash_index
+            WHERE tenant_id = (SELECT :tenant_id::uuid) AND flags = '{}' AND phash = c.phash
+            OFFSET 0
+        ) n
+        CROSS JOIN LATERAL (
             SELECT first_post_seq, first_position, width, height FROM media_objects
-            WHERE tenant_id = :tenant_id AND sha256 = c.sha256
+            WHERE tenant_id = :tenant_id AND sha256 = n.sha256
             LIMIT 1
         ) o
-        WHERE bit_count((c.phash # asked.phash)::bit(64)) <= :radius_bits AND c.sha256 <> asked.sha256
+        WHERE bit_count((c.phash # asked.phash)::bit(64)) <= :radius_bits AND n.sha256 <> asked.sha256
     ), earlier AS MATERIALIZED (
         SELECT p.*, r.method,
                row_number() OVER (PARTITION BY coalesce(r.method, '') = 'near_duplicate', coalesce(r.is_answer, false)

@@ -101,7 +101,7 @@ WITH hashes AS MATERIALIZED (
     SELECT e.sha256
     FROM hashes d
     JOIN phash_index e ON e.tenant_id = :tenant_id AND e.flags = '{}' AND e.algorithm = d.algorithm
-                      AND ((e.phash >> 0) & 65535) = ((d.phash >> 0) & 65535) AND e.phash = d.phash
+                      AND e.phash = d.phash
 ), taken AS (
     SELECT r.sha256, r.provider, r.model, r.schema_version
     FROM denied d

@@ -91,24 +91,31 @@ ORDER BY o.first_post_seq, o.first_position, o.sha256;
 -- name: earlier_neighbours(tenant_id, chunk0, chunk1, chunk2, chunk3, algorithm, provider, model, schema_version, fingerprint, phash, radius_bits, before_seq, before_position, before_sha256, row_limit, reuse_limit)
 -- Other pictures of one tenant whose hash is within the radius and that appeared earlier, nearest first: those that have a
 -- result of their own, as many that have none yet (a text read for want of a budget is none), so that these keep no donor
--- out, and a few of those that took another's. The tenant leads every index used. A planner cannot guess how few bit_count() leaves, so each further table is looked up row by row.
--- It sees the tenant only behind a sub-select: of one that its statistics do not know yet it would expect no row, and read
--- all by the primary key.
+-- out, and a few of those that took another's. The tenant leads every index used; those of the chunks hold hashes alone, and
+-- the few within the radius lead to their pictures. A planner cannot guess how few bit_count() leaves, so each further table
+-- is looked up row by row. It sees the tenant only behind a sub-select: of one that its statistics do not know yet it would
+-- expect no row, and read all by the primary key.
 WITH candidates AS (
-    SELECT sha256, phash FROM phash_index
+    SELECT phash FROM phash_index
     WHERE tenant_id = (SELECT :tenant_id::uuid) AND flags = '{}' AND ((phash >> 0) & 65535) = ANY(:chunk0::bigint[])
     UNION
-    SELECT sha256, phash FROM phash_index
+    SELECT phash FROM phash_index
     WHERE tenant_id = (SELECT :tenant_id::uuid) AND flags = '{}' AND ((phash >> 16) & 65535) = ANY(:chunk1::bigint[])
     UNION
-    SELECT sha256, phash FROM phash_index
+    SELECT phash FROM phash_index
     WHERE tenant_id = (SELECT :tenant_id::uuid) AND flags = '{}' AND ((phash >> 32) & 65535) = ANY(:chunk2::bigint[])
     UNION
-    SELECT sha256, phash FROM phash_index
+    SELECT phash FROM phash_index
     WHERE tenant_id = (SELECT :tenant_id::uuid) AND flags = '{}' AND ((phash >> 48) & 65535) = ANY(:chunk3::bigint[])
 ), near AS MATERIALIZED (
-    SELECT sha256, bit_count((phash # :phash::bigint)::bit(64)) AS distance_bits FROM candidates
-    WHERE bit_count((phash # :phash::bigint)::bit(64)) <= :radius_bits
+    SELECT h.sha256, bit_count((c.phash # :phash::bigint)::bit(64)) AS distance_bits
+    FROM candidates c
+    CROSS JOIN LATERAL (
+        SELECT sha256 FROM phash_index
+        WHERE tenant_id = (SELECT :tenant_id::uuid) AND flags = '{}' AND phash = c.phash
+        OFFSET 0
+    ) h
+    WHERE bit_count((c.phash # :phash::bigint)::bit(64)) <= :radius_bits
 ), placed AS MATERIALIZED (
     SELECT n.sha256, o.first_post_seq, o.first_position, o.width, o.height, r.method,
            row_number() OVER (PARTITION BY coalesce(r.method, '') = 'near_duplicate', coalesce(r.is_answer, false)
