@@ -41,10 +41,11 @@ def _leaves(error: Exception) -> Iterator[Exception]:
         yield error
 
 
-def raise_if_any(failures: Sequence[str], *, hopeless: bool = False) -> None:
+def raise_if_any(failures: Sequence[str], *, done: int, hopeless: bool = False) -> None:
     """Fail the step when items of a batch failed for reasons that are not their own; what is done stays done.
 
     Args:
+        done: Items of the batch that did not fail.
         hopeless: One of the reasons will not pass by itself, so there is no retry.
 
     Raises:
@@ -52,8 +53,8 @@ def raise_if_any(failures: Sequence[str], *, hopeless: bool = False) -> None:
     """
     if failures:
         raise dg.Failure(
-            description=f"{len(failures)} items failed and stay to do; the others are done. "
+            description=f"{len(failures)} items failed and stay to do; {done} are done. "
             f"First: {'; '.join(failures[:EXAMPLES])}",
-            metadata={"failed_items": len(failures)},
+            metadata={"failed_items": len(failures), "done_items": done},
             allow_retries=not hopeless,
         )
