@@ -32,6 +32,7 @@ CLUSTERS_IN_METADATA = 8
     can_subset=True,
     partitions_def=TENANTS,
     backfill_policy=RANGES["media"],
+    pool="s3",
     retry_policy=RETRY,
     specs=[
         dg.AssetSpec(

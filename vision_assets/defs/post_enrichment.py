@@ -30,6 +30,7 @@ POST_ENRICHMENT = dg.AssetKey("post_enrichment")
     output_required=False,
     partitions_def=TENANTS,
     backfill_policy=RANGES["post_enrichment"],
+    pool="postgres",
     retry_policy=RETRY,
     kinds={"postgres", "s3"},
     group_name="posts",

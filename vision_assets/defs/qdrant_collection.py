@@ -25,6 +25,7 @@ QDRANT_COLLECTION = dg.AssetKey("qdrant_collection")
     output_required=False,
     partitions_def=TENANTS,
     backfill_policy=RANGES["qdrant_collection"],
+    pool="qdrant",
     retry_policy=RETRY,
     kinds={"qdrant"},
     group_name="search",

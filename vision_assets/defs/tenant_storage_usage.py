@@ -75,6 +75,7 @@ class _Seen:
     can_subset=True,  # a check whose tenant failed has no outcome; otherwise Dagster would miss it
     partitions_def=TENANTS,
     backfill_policy=RANGES["tenant_storage_usage"],
+    pool="s3",
     retry_policy=RETRY,
     specs=[
         dg.AssetSpec(

@@ -46,6 +46,7 @@ AUDITED_WITHIN = timedelta(days=30)
     output_required=False,
     partitions_def=TENANTS,
     backfill_policy=RANGES["vision_results"],
+    pool="vision",
     retry_policy=RETRY,
     kinds={"s3", "postgres", "vision"},
     group_name="vision",
@@ -173,7 +174,8 @@ async def _quote_of(one_pass: VisionPass, ledgers: Ledgers) -> Quote | None:
     except TransientError as error:
         log.warning("quote.unreachable", error_type=type(error).__name__, outcome="the pass goes on without it")
         return None
-    log.info("vision.quoted", **quote.document())
+    if quote.work.media:  # each line is a row in the event log, and most tenants of a range have nothing to do
+        log.info("vision.quoted", **quote.document())
     return quote
 
 
