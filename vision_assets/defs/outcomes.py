@@ -11,7 +11,7 @@ from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import raise_if_any
 
 Metadata: TypeAlias = Mapping[str, str | int | float | dg.MetadataValue]
-Event: TypeAlias = dg.MaterializeResult[None] | dg.AssetMaterialization | dg.AssetCheckEvaluation
+Event: TypeAlias = dg.MaterializeResult[None] | dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]
 
 
 @dataclass(frozen=True, slots=True)
