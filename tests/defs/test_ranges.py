@@ -14,6 +14,7 @@ from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
 from dagster._core.utils import make_new_run_id
 from dagster._utils.tags import TagConcurrencyLimitsCounter
 
+from tests.emulated_gigachat import emulated_gigachat
 from tests.pictures import photo
 from tests.world import World, open_world
 from vision_assets.clients.postgres.posts import replace_policy
@@ -27,7 +28,8 @@ from vision_assets.defs.partitions import TENANTS
 from vision_assets.defs.qdrant_collection import QDRANT_COLLECTION
 from vision_assets.defs.schedules import RANGE_END, RANGE_START
 from vision_assets.defs.vision_results import REUSE_AGREEMENT, VISION_RESULTS
-from vision_assets.resources import PostgresResource, QdrantResource, S3Resource
+from vision_assets.devstack.gigachat import BUSINESS
+from vision_assets.resources import PostgresResource, QdrantResource, S3Resource, VisionProviderResource
 from vision_assets.settings import PROJECT_ROOT, Settings
 
 NAMES = ("One", "Two", "Three", "Four", "Five")
@@ -109,24 +111,21 @@ Run = Callable[..., dg.ExecuteInProcessResult]
 def run(
     *, parts: Settings, database: str, bucket: str, qdrant: str, tenants: list[Tenant], instance: dg.DagsterInstance
 ) -> Iterator[Run]:
-    """Runs one asset, or assets made together, for all tenants."""
+    """Runs one asset, or assets made together, for all tenants; with other resources if they are given."""
     assert parts.aws_access_key_id
     assert parts.aws_secret_access_key
-    defs = build_defs(
-        resources={
-            "postgres": PostgresResource(database_url=database),
-            "qdrant": QdrantResource(url=qdrant),
-            "s3": FailingS3(
-                bucket=bucket,
-                endpoint_url=parts.s3_endpoint_url,
-                access_key_id=parts.aws_access_key_id.get_secret_value(),
-                secret_access_key=parts.aws_secret_access_key.get_secret_value(),
-            ),
-        }
-    )
+    keys = parts.aws_access_key_id.get_secret_value(), parts.aws_secret_access_key.get_secret_value()
+    resources = {
+        "postgres": PostgresResource(database_url=database),
+        "qdrant": QdrantResource(url=qdrant),
+        "s3": FailingS3(
+            bucket=bucket, endpoint_url=parts.s3_endpoint_url, access_key_id=keys[0], secret_access_key=keys[1]
+        ),
+    }
 
-    def do(*assets: dg.AssetKey) -> dg.ExecuteInProcessResult:
-        return defs.resolve_job_def(TENANT_PIPELINE).execute_in_process(
+    def do(*assets: dg.AssetKey, **others: Any) -> dg.ExecuteInProcessResult:
+        job = build_defs(resources=resources | others).resolve_job_def(TENANT_PIPELINE)
+        return job.execute_in_process(
             instance=instance,
             tags={RANGE_START: str(tenants[0].id), RANGE_END: str(tenants[-1].id)},
             asset_selection=list(assets),
@@ -225,6 +224,24 @@ def test_the_end_of_the_chain_takes_a_range(tenants: list[Tenant], instance: dg.
     for asset in (VISION_RESULTS, dg.AssetKey("post_enrichment"), QDRANT_COLLECTION):
         assert run(asset).success
         assert instance.get_materialized_partitions(asset) == {str(tenant.id) for tenant in tenants}
+
+
+def test_the_tenants_of_a_range_share_one_client(tenants: list[Tenant], run: Run, tmp_path: Path) -> None:
+    """All are looked at by GigaChat, which is asked for a token once."""
+    with emulated_gigachat(tmp_path) as server:
+        provider = VisionProviderResource(
+            provider="gigachat",
+            gigachat_credentials=BUSINESS.credentials,
+            gigachat_scope="GIGACHAT_API_B2B",
+            gigachat_base_url=server.base_url,
+            gigachat_auth_url=server.auth_url,
+            gigachat_ca_file=str(server.ca_file),
+        )
+        assert run(VISION_RESULTS, vision_provider=provider).success
+        counts = server.counts()
+    for tenant in tenants:
+        assert counts["calls"][str(tenant.id)]["chat"] == {"200": PICTURES}
+    assert counts["oauth_calls"] == 1
 
 
 def test_no_asset_goes_into_the_runs_of_what_it_is_made_of() -> None:
