@@ -381,7 +381,8 @@ class VisionProviders:
             case "gigachat":
                 from vision_assets.clients.gigachat_vision import GigaChatVision  # noqa: PLC0415 - see `gigachat`
 
-                self._gigachat = self._gigachat or await self._opened.enter_async_context(self.resource.gigachat())
+                if self._gigachat is None:
+                    self._gigachat = await self._opened.enter_async_context(self.resource.gigachat())
                 return GigaChatVision(
                     self._gigachat,
                     tenant_id,
@@ -392,7 +393,8 @@ class VisionProviders:
             case "openai":
                 from vision_assets.clients.openai_vision import OpenAIVision  # noqa: PLC0415 - see `gigachat`
 
-                self._openai = self._openai or await self._opened.enter_async_context(self.resource.openai())
+                if self._openai is None:
+                    self._openai = await self._opened.enter_async_context(self.resource.openai())
                 return OpenAIVision(
                     self._openai,
                     tenant_id,
@@ -408,7 +410,8 @@ class VisionProviders:
         return None if self.resource.identity(policy)[0] == LocalVision.name else await self._open_local()
 
     async def _open_local(self) -> LocalVision:
-        self._local = self._local or await self._opened.enter_async_context(self.resource.local())
+        if self._local is None:
+            self._local = await self._opened.enter_async_context(self.resource.local())
         return self._local
 
 

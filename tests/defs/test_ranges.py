@@ -142,7 +142,8 @@ def told(result: dg.ExecuteInProcessResult) -> tuple[str, dict[str, Any]]:
     data = failure.step_failure_data.user_failure_data
     assert data is not None
     assert not [event for event in result.all_events if event.is_step_up_for_retry]
-    return data.description or "", dict(data.metadata["failures"].value or {})
+    failures: Any = data.metadata["failures"].value
+    return data.description or "", failures
 
 
 def a_picture(in_world: InWorld, tenant: Tenant) -> str:
