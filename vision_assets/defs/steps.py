@@ -156,7 +156,8 @@ class _Range:
                 else:
                     in_succession = 0
                 if in_succession == GIVE_UP_AFTER:
-                    self.failures = dict.fromkeys(keys[done + 1 :], "not tried") | self.failures
+                    for left in keys[done + 1 :]:
+                        self.failures.setdefault(left, "not tried")
                     self.passing.clear()
                     return
                 continue
