@@ -8,10 +8,10 @@ RANGES = {
     asset: dg.BackfillPolicy.multi_run(max_partitions_per_run=tenants)
     for asset, tenants in {
         "media": 200,
-        "vision_results": 50,
+        "vision_results": 100,
         "post_enrichment": 200,
         "qdrant_collection": 100,
-        "tenant_storage_usage": 100,
+        "tenant_storage_usage": 50,
     }.items()
 }
 """Tenants in one run of a backfill.
