@@ -42,6 +42,18 @@ query ($filter: RunsFilter!) { runs: runsOrError(filter: $filter) {
   ... on Runs { results { id status creationTime startTime endTime tags { key value } } }
   ... on Error { message }
 } }"""
+SENSOR = """
+query ($name: String!) { sensor: sensorOrError(sensorSelector: {
+  repositoryLocationName: "vision_assets", repositoryName: "__repository__", sensorName: $name
+}) {
+  ... on Sensor { id }
+  ... on Error { message }
+} }"""
+STOP_SENSOR = """
+mutation ($id: String!) { stopped: stopSensor(id: $id) {
+  ... on StopSensorMutationResult { instigationState { status } }
+  ... on Error { message }
+} }"""
 PARTITIONS = """
 query ($asset: AssetKeyInput!) { asset: assetNodeOrError(assetKey: $asset) {
   ... on AssetNode { assetPartitionStatuses { ... on DefaultPartitionStatuses {
@@ -123,6 +135,12 @@ class Dagster:
                 return runs
             assert time.monotonic() < deadline, f"not ended after {seconds} s: {runs}"
             time.sleep(1)
+
+    def stop_sensor(self, name: str) -> None:
+        """Switch a sensor off."""
+        sensor = self.ask(SENSOR, name=name)["sensor"]
+        stopped = self.ask(STOP_SENSOR, id=sensor["id"])["stopped"]
+        assert stopped["instigationState"]["status"] == "STOPPED", stopped
 
     def _runs(self, only: dict[str, Any]) -> list[Run]:
         return [

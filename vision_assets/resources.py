@@ -3,9 +3,10 @@
 What is not here: any decision (`core/`), any look at the environment (`definitions.py` hands settings in).
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -25,10 +26,11 @@ from vision_assets.clients.postgres.dagster_events import prune_events
 from vision_assets.clients.postgres.enrichment import PostgresEnrichment
 from vision_assets.clients.postgres.media import PostgresMedia
 from vision_assets.clients.postgres.orphans import PostgresOrphans
-from vision_assets.clients.postgres.posts import find_tenant, list_tenants
+from vision_assets.clients.postgres.posts import find_tenant, list_tenants, tenants_activity
 from vision_assets.clients.postgres.quote import PostgresQuote
 from vision_assets.clients.postgres.search import PostgresIndexLedger
 from vision_assets.clients.postgres.storage import PostgresStorage
+from vision_assets.clients.postgres.turns import PostgresLine
 from vision_assets.clients.postgres.usage import PostgresReconciliation
 from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.clients.provider_choice import choose_provider
@@ -70,6 +72,7 @@ class Ledgers:
     orphans: PostgresOrphans
     index: PostgresIndexLedger
     clusters: PostgresClusters
+    line: PostgresLine
 
     async def tenant(self, tenant_id: str) -> Tenant:
         """Find an active tenant.
@@ -82,6 +85,10 @@ class Ledgers:
     async def tenants(self) -> list[Tenant]:
         """List the active tenants."""
         return await list_tenants(self.database)
+
+    async def tenants_activity(self) -> dict[TenantId, bool]:
+        """Tell of every tenant whether it is active."""
+        return await tenants_activity(self.database)
 
 
 UNBOOKED = Unbooked()
@@ -117,6 +124,7 @@ class PostgresResource(dg.ConfigurableResource[None]):
                 orphans=PostgresOrphans(database),
                 index=PostgresIndexLedger(database),
                 clusters=PostgresClusters(database),
+                line=PostgresLine(database),
             )
 
 
@@ -240,6 +248,18 @@ class TokenBudgetResource(dg.ConfigurableResource[None]):
             },
         )
         return BudgetGate(ledgers.budget, limits, estimate_floor_tokens=self.estimate_floor_tokens)
+
+
+class NewPostsResource(dg.ConfigurableResource[None]):
+    """How tenants with new posts are worked on."""
+
+    runs: int = Field(default=2, description="At once")
+    tenants_at_once: int = Field(default=4, description="In one run")
+    run_seconds: float = Field(default=300, description="Then a run takes no more tenants")
+    pictures_a_turn: int = Field(default=50, description="Of one tenant; then it goes to the end of the line")
+    idle_seconds: float = Field(
+        default=15, description="A run waits so long for another tenant before it ends: longer than one takes to start"
+    )
 
 
 class MediaSourceResource(dg.ConfigurableResource[None]):
@@ -369,6 +389,7 @@ class VisionProviders:
     _gigachat: "GigaChat | None" = None
     _openai: "OpenAICompatible | None" = None
     _local: LocalVision | None = None
+    _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def of(self, tenant_id: TenantId, policy: VisionPolicy) -> VisionProvider:
         """Give the provider of a tenant's pictures.
@@ -381,8 +402,9 @@ class VisionProviders:
             case "gigachat":
                 from vision_assets.clients.gigachat_vision import GigaChatVision  # noqa: PLC0415 - see `gigachat`
 
-                if self._gigachat is None:
-                    self._gigachat = await self._opened.enter_async_context(self.resource.gigachat())
+                async with self._opening:
+                    if self._gigachat is None:
+                        self._gigachat = await self._opened.enter_async_context(self.resource.gigachat())
                 return GigaChatVision(
                     self._gigachat,
                     tenant_id,
@@ -393,8 +415,9 @@ class VisionProviders:
             case "openai":
                 from vision_assets.clients.openai_vision import OpenAIVision  # noqa: PLC0415 - see `gigachat`
 
-                if self._openai is None:
-                    self._openai = await self._opened.enter_async_context(self.resource.openai())
+                async with self._opening:
+                    if self._openai is None:
+                        self._openai = await self._opened.enter_async_context(self.resource.openai())
                 return OpenAIVision(
                     self._openai,
                     tenant_id,
@@ -410,9 +433,10 @@ class VisionProviders:
         return None if self.resource.identity(policy)[0] == LocalVision.name else await self._open_local()
 
     async def _open_local(self) -> LocalVision:
-        if self._local is None:
-            self._local = await self._opened.enter_async_context(self.resource.local())
-        return self._local
+        async with self._opening:
+            if self._local is None:
+                self._local = await self._opened.enter_async_context(self.resource.local())
+            return self._local
 
 
 class QdrantResource(dg.ConfigurableResource[None]):

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import dagster as dg
+from dagster._core.events import AssetMaterializationPlannedData  # which nothing public makes
 
 from vision_assets.core.errors import TransientError, VisionAssetsError
 
@@ -58,3 +59,13 @@ def raise_if_any(failures: Sequence[str], *, done: int, hopeless: bool = False) 
             metadata={"failed_items": len(failures), "done_items": done},
             allow_retries=not hopeless,
         )
+
+
+def tell_failed(context: dg.OpExecutionContext, assets: Sequence[dg.AssetKey], partition: str) -> None:
+    """Say that assets were to be made: a partition is red when it was planned last, and its run has failed."""
+    for asset in assets:
+        planned = AssetMaterializationPlannedData(asset, partition=partition)
+        event = dg.DagsterEvent.build_asset_materialization_planned_event(
+            context.job_name, str(context.op_handle), planned
+        )
+        context.instance.report_dagster_event(event, context.run_id)

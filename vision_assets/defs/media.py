@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from vision_assets.core.clusters import ClusterLedger, find_duplicates
-from vision_assets.core.media import HashReport, MediaPass, MediaReport
+from vision_assets.core.media import HashReport, MediaPass, MediaReport, MediaSlots
 from vision_assets.core.phash import ALGORITHM
 from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import RETRY
@@ -84,13 +84,19 @@ def media(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaStage:
-    """Stores and hashes a tenant's pictures; of the two assets, those that are selected."""
+    """Stores and hashes a tenant's pictures; of the two assets, those that are selected.
+
+    Attributes:
+        share: Pictures of a tenant at most, new ones; then nothing is told of all its pictures together. None:
+            everything.
+    """
 
     s3: S3Resource
     storage_quota: StorageQuotaResource
     media_source: MediaSourceResource
     log: InfoLog
     selected: Collection[dg.AssetKey] = (MEDIA_OBJECTS, PHASH_INDEX)
+    share: int | None = None
 
     @asynccontextmanager
     async def open(self, ledgers: Ledgers) -> AsyncIterator[Work]:
@@ -98,6 +104,9 @@ class MediaStage:
         store = self.s3.connect()
         quota = self.storage_quota.guard(store, ledgers)
         source = self.media_source.connect()
+        slots = MediaSlots.of(
+            concurrency=self.media_source.concurrency, decode_threads=self.media_source.decode_threads
+        )
 
         async def work(tenant: Tenant) -> Outcome:
             one_pass = MediaPass(
@@ -106,17 +115,20 @@ class MediaStage:
                 store=store,
                 quota=quota,
                 ledger=ledgers.media,
-                concurrency=self.media_source.concurrency,
-                decode_threads=self.media_source.decode_threads,
+                slots=slots,
+                limit=self.share,
                 on_progress=ProgressLog(
-                    self.log, "media_objects: pictures", await ledgers.media.count_unfinished(tenant.id)
+                    self.log,
+                    "media_objects: pictures",
+                    None if self.share else await ledgers.media.count_unfinished(tenant.id),
                 ),
             )
             stored = await one_pass.store_media() if MEDIA_OBJECTS in self.selected else MediaReport()
             # What the pass above stored is hashed already; this finds what an older algorithm left behind.
-            hashed = await one_pass.hash_stored_media() if PHASH_INDEX in self.selected else HashReport()
+            with_old = PHASH_INDEX in self.selected and self.share is None
+            hashed = await one_pass.hash_stored_media() if with_old else HashReport()
             clusters: Metadata = {}
-            if PHASH_INDEX in self.selected:
+            if with_old:
                 is_changed = bool(stored.states["stored"] or hashed.hashed)
                 clusters = await _clusters(tenant, ledgers.clusters, is_changed=is_changed)
             made = [_media_objects(tenant, stored), _phash_index(tenant, stored, hashed, clusters)]
@@ -125,6 +137,7 @@ class MediaStage:
                 [one for one in made if one.asset in self.selected],
                 done=stored.states.total() + hashed.hashed + hashed.reasons.total(),
                 failures=stored.failures + hashed.failures,
+                has_more=stored.has_more,
             )
 
         yield work

@@ -46,6 +46,7 @@ class Outcome:
         done: Items that are done; what was done before does not count.
         failures: Of items that failed for reasons not their own and stay to do.
         hopeless: One of the reasons will not pass by itself.
+        has_more: The tenant's share was used up.
     """
 
     tenant: Tenant
@@ -53,6 +54,7 @@ class Outcome:
     done: int
     failures: Sequence[str] = ()
     hopeless: bool = False
+    has_more: bool = False
 
     def raise_if_failed(self) -> None:
         """Let nothing be materialized that is done in parts only.

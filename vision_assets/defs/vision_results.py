@@ -92,7 +92,12 @@ def vision_results(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionStage:
-    """Gives a tenant's pictures their results."""
+    """Gives a tenant's pictures their results.
+
+    Attributes:
+        share: Pictures of a tenant at most; then nothing is told beforehand of all its pictures together. None:
+            everything.
+    """
 
     s3: S3Resource
     storage_quota: StorageQuotaResource
@@ -100,6 +105,7 @@ class VisionStage:
     vision_policy: VisionPolicyResource
     vision_provider: VisionProviderResource
     log: InfoLog
+    share: int | None = None
 
     @asynccontextmanager
     async def open(self, ledgers: Ledgers) -> AsyncIterator[Work]:
@@ -123,14 +129,17 @@ class VisionStage:
                         local=local,
                         concurrency=self.vision_provider.concurrency,
                         price=self.token_budget.price(),
+                        limit=self.share,
                     )
                     return _outcome(tenant, await self._look(tenant, one_pass, ledgers, gate))
 
             yield work
 
     async def _look(self, tenant: Tenant, one_pass: VisionPass, ledgers: Ledgers, gate: BudgetGate) -> Seen:
-        quote = await _quote_of(one_pass, ledgers)
-        to_do = await one_pass.count() if quote is None else quote.work.media
+        quote, to_do = None, None
+        if self.share is None:
+            quote = await _quote_of(one_pass, ledgers)
+            to_do = await one_pass.count() if quote is None else quote.work.media
         one_pass.on_progress = ProgressLog(self.log, "vision_results: pictures", to_do)
         report = await one_pass.analyse_media()
         provider, since = one_pass.provider, datetime.now(UTC) - AUDITED_WITHIN
@@ -153,6 +162,7 @@ def _outcome(tenant: Tenant, seen: Seen) -> Outcome:
         done=report.statuses.total(),
         failures=report.failures,
         hopeless=report.hopeless,
+        has_more=report.has_more,
     )
 
 

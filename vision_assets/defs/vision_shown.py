@@ -72,7 +72,9 @@ def _trend(audits: Audits) -> dict[str, int | float]:
 def _quote_table(quote: Quote | None) -> dg.MetadataValue:
     """Show what stood before the pass."""
     if quote is None:
-        return dg.MetadataValue.md("The ledger could not be reached.")
+        return dg.MetadataValue.md(
+            "None was made: a run of `new_posts` makes none, and any other could not reach the ledger."
+        )
     figures = quote.document()
     skipped = {f"skipped: {reason}": count for reason, count in figures.pop("skipped").items()}
     figures |= skipped
