@@ -13,6 +13,7 @@ from tests.paid_provider import PaidProvider
 from tests.world import ROOMY, World
 from vision_assets.clients.postgres.budget import PostgresBudget
 from vision_assets.clients.postgres.storage import PostgresStorage
+from vision_assets.clients.postgres.turns import PostgresLine
 from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.core.analysis import VisionPass
 from vision_assets.core.budget import Allowance, BudgetLimits, Hold, Window
@@ -129,6 +130,12 @@ class Bench:
     async def wait_until_due(self) -> None:
         """Let the time come of whatever was deferred."""
         await self.world.database.pool.execute("UPDATE vision_decisions SET due_at = now()")
+
+    async def is_due(self, now: datetime) -> bool:
+        """Tell whether the tenant comes in line because of pictures that waited."""
+        await self.rows("DELETE FROM tenant_changes")
+        await PostgresLine(self.world.database).add_due(now)
+        return bool(await self.rows("SELECT FROM tenant_changes WHERE tenant_id = $1", self.tenant.id))
 
     async def rows(self, query: str, *values: object) -> list[tuple[object, ...]]:
         """Ask the database."""

@@ -21,7 +21,7 @@ from vision_assets.core.enrichment import EnrichmentPass, EnrichmentReport
 from vision_assets.core.guarded_store import QuotaGuardedStore
 from vision_assets.core.importing import ImportReport, PostSource, import_posts
 from vision_assets.core.listing import Lister
-from vision_assets.core.media import MediaPass, MediaReport
+from vision_assets.core.media import MediaPass, MediaReport, MediaSlots
 from vision_assets.core.quota import StorageLimits
 from vision_assets.core.reconcile import Reconciliation, ReconciliationReport
 from vision_assets.core.storage import ObjectStore
@@ -69,6 +69,7 @@ class World:
             store=self.bucket,
             quota=self.quota(),
             ledger=PostgresMedia(self.database),
+            slots=MediaSlots.of(),
         )
 
     async def analyse(self, tenant: Tenant, *, store: ObjectStore | None = None) -> VisionReport:

@@ -13,6 +13,7 @@ from vision_assets.logs import configure_logging
 from vision_assets.resources import (
     DagsterStorageResource,
     MediaSourceResource,
+    NewPostsResource,
     PostgresResource,
     QdrantResource,
     S3Resource,
@@ -70,6 +71,12 @@ def default_resources(settings: Settings) -> dict[str, Any]:
         ),
         "media_source": MediaSourceResource(
             concurrency=settings.media_concurrency, decode_threads=settings.decode_threads
+        ),
+        "new_posts_limits": NewPostsResource(
+            runs=settings.new_posts_runs,
+            tenants_at_once=settings.new_posts_tenants_at_once,
+            run_seconds=settings.new_posts_run_seconds,
+            pictures_a_turn=settings.new_posts_pictures_a_turn,
         ),
         "vision_policy": VisionPolicyResource(
             file=str(settings.vision_policy_file) if settings.vision_policy_file else None

@@ -3,9 +3,10 @@
 What is not here: any decision (`core/`), any look at the environment (`definitions.py` hands settings in).
 """
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -25,10 +26,11 @@ from vision_assets.clients.postgres.dagster_events import prune_events
 from vision_assets.clients.postgres.enrichment import PostgresEnrichment
 from vision_assets.clients.postgres.media import PostgresMedia
 from vision_assets.clients.postgres.orphans import PostgresOrphans
-from vision_assets.clients.postgres.posts import find_tenant, list_tenants
+from vision_assets.clients.postgres.posts import find_tenant, list_tenants, tenants_activity
 from vision_assets.clients.postgres.quote import PostgresQuote
 from vision_assets.clients.postgres.search import PostgresIndexLedger
 from vision_assets.clients.postgres.storage import PostgresStorage
+from vision_assets.clients.postgres.turns import PostgresLine
 from vision_assets.clients.postgres.usage import PostgresReconciliation
 from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.clients.provider_choice import choose_provider
@@ -70,6 +72,7 @@ class Ledgers:
     orphans: PostgresOrphans
     index: PostgresIndexLedger
     clusters: PostgresClusters
+    line: PostgresLine
 
     async def tenant(self, tenant_id: str) -> Tenant:
         """Find an active tenant.
@@ -82,6 +85,10 @@ class Ledgers:
     async def tenants(self) -> list[Tenant]:
         """List the active tenants."""
         return await list_tenants(self.database)
+
+    async def tenants_activity(self) -> dict[TenantId, bool]:
+        """Tell of every tenant whether it is active."""
+        return await tenants_activity(self.database)
 
 
 UNBOOKED = Unbooked()
@@ -117,6 +124,7 @@ class PostgresResource(dg.ConfigurableResource[None]):
                 orphans=PostgresOrphans(database),
                 index=PostgresIndexLedger(database),
                 clusters=PostgresClusters(database),
+                line=PostgresLine(database),
             )
 
 
@@ -242,6 +250,18 @@ class TokenBudgetResource(dg.ConfigurableResource[None]):
         return BudgetGate(ledgers.budget, limits, estimate_floor_tokens=self.estimate_floor_tokens)
 
 
+class NewPostsResource(dg.ConfigurableResource[None]):
+    """How tenants with new posts are worked on."""
+
+    runs: int = Field(default=2, description="At once")
+    tenants_at_once: int = Field(default=4, description="In one run")
+    run_seconds: float = Field(default=300, description="Then a run takes no more tenants")
+    pictures_a_turn: int = Field(default=50, description="Of one tenant; then it goes to the end of the line")
+    idle_seconds: float = Field(
+        default=15, description="A run waits so long for another tenant before it ends: longer than one takes to start"
+    )
+
+
 class MediaSourceResource(dg.ConfigurableResource[None]):
     """Where imported posts' pictures are read, and how many at once."""
 
@@ -298,48 +318,10 @@ class VisionProviderResource(dg.ConfigurableResource[None]):
         )
 
     @asynccontextmanager
-    async def open(self, tenant_id: TenantId, policy: VisionPolicy) -> AsyncIterator[VisionProvider]:
-        """Open the provider of a tenant's pictures in the running event loop, and close it at the end.
-
-        Raises:
-            ConfigurationError: As `identity`; or GigaChat is wanted without credentials.
-        """
-        name, model = self.identity(policy)
-        match name:
-            case "gigachat":
-                from vision_assets.clients.gigachat_vision import GigaChatVision  # noqa: PLC0415 - see `_gigachat`
-
-                async with self._gigachat() as api:
-                    yield GigaChatVision(
-                        api,
-                        tenant_id,
-                        model=model,
-                        language=policy.description_language,
-                        prompts=policy.prompts,
-                    )
-            case "openai":
-                from vision_assets.clients.openai_vision import OpenAIVision  # noqa: PLC0415 - see `_gigachat`
-
-                async with self._openai() as client:
-                    yield OpenAIVision(
-                        client,
-                        tenant_id,
-                        model=model,
-                        language=policy.description_language,
-                        prompts=policy.prompts,
-                    )
-            case "local":
-                async with LocalVision.open(languages=self.ocr_languages, threads=self.concurrency) as local:
-                    yield local
-
-    @asynccontextmanager
-    async def open_reader(self, policy: VisionPolicy) -> AsyncIterator[VisionProvider | None]:
-        """Open the provider that reads texts at no cost where the policy's own may not be asked; None: that is free."""
-        if self.identity(policy)[0] == LocalVision.name:
-            yield None
-        else:
-            async with LocalVision.open(languages=self.ocr_languages, threads=self.concurrency) as local:
-                yield local
+    async def open(self) -> AsyncIterator["VisionProviders"]:
+        """Open the providers of a step's tenants in the running event loop, and close them at the end."""
+        async with AsyncExitStack() as opened:
+            yield VisionProviders(self, opened)
 
     async def delete_leftovers(self) -> int:
         """Delete files that killed workers have left at the one provider that keeps any.
@@ -353,11 +335,16 @@ class VisionProviderResource(dg.ConfigurableResource[None]):
         """
         if self.provider != "gigachat" and not self.gigachat_credentials:
             return 0
-        async with self._gigachat() as api:
+        async with self.gigachat() as api:
             return await api.delete_leftovers()
 
     @asynccontextmanager
-    async def _gigachat(self) -> "AsyncIterator[GigaChat]":
+    async def gigachat(self) -> "AsyncIterator[GigaChat]":
+        """Open a client of GigaChat.
+
+        Raises:
+            ConfigurationError: There are no credentials.
+        """
         # The SDKs take a second to load, and most processes never need them.
         from vision_assets.clients.gigachat import GigaChat  # noqa: PLC0415
         from vision_assets.clients.gigachat_wire import AUTH_URL, BASE_URL, GigaChatAccess  # noqa: PLC0415
@@ -379,13 +366,77 @@ class VisionProviderResource(dg.ConfigurableResource[None]):
             yield api
 
     @asynccontextmanager
-    async def _openai(self) -> "AsyncIterator[OpenAICompatible]":
+    async def openai(self) -> "AsyncIterator[OpenAICompatible]":
+        """Open a client of the server that speaks OpenAI's protocol."""
         from vision_assets.clients.openai_compatible import OpenAIAccess, OpenAICompatible  # noqa: PLC0415
 
         key = (self.openai_api_key or "").strip()
         access = OpenAIAccess(self.openai_base_url, SecretStr(key) if key else None)
         async with OpenAICompatible.open(access) as client:
             yield client
+
+    def local(self) -> AbstractAsyncContextManager[LocalVision]:
+        """Open the provider that works offline."""
+        return LocalVision.open(languages=self.ocr_languages, threads=self.concurrency)
+
+
+@dataclass(slots=True)
+class VisionProviders:
+    """Looks at pictures for the tenants of one step; a client is opened when the first of them needs it, and kept."""
+
+    resource: VisionProviderResource
+    _opened: AsyncExitStack
+    _gigachat: "GigaChat | None" = None
+    _openai: "OpenAICompatible | None" = None
+    _local: LocalVision | None = None
+    _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def of(self, tenant_id: TenantId, policy: VisionPolicy) -> VisionProvider:
+        """Give the provider of a tenant's pictures.
+
+        Raises:
+            ConfigurationError: As `VisionProviderResource.identity`; or GigaChat is wanted without credentials.
+        """
+        name, model = self.resource.identity(policy)
+        match name:
+            case "gigachat":
+                from vision_assets.clients.gigachat_vision import GigaChatVision  # noqa: PLC0415 - see `gigachat`
+
+                async with self._opening:
+                    if self._gigachat is None:
+                        self._gigachat = await self._opened.enter_async_context(self.resource.gigachat())
+                return GigaChatVision(
+                    self._gigachat,
+                    tenant_id,
+                    model=model,
+                    language=policy.description_language,
+                    prompts=policy.prompts,
+                )
+            case "openai":
+                from vision_assets.clients.openai_vision import OpenAIVision  # noqa: PLC0415 - see `gigachat`
+
+                async with self._opening:
+                    if self._openai is None:
+                        self._openai = await self._opened.enter_async_context(self.resource.openai())
+                return OpenAIVision(
+                    self._openai,
+                    tenant_id,
+                    model=model,
+                    language=policy.description_language,
+                    prompts=policy.prompts,
+                )
+            case "local":
+                return await self._open_local()
+
+    async def reader(self, policy: VisionPolicy) -> VisionProvider | None:
+        """Give the provider that reads texts at no cost where the policy's own may not be asked; None: that is free."""
+        return None if self.resource.identity(policy)[0] == LocalVision.name else await self._open_local()
+
+    async def _open_local(self) -> LocalVision:
+        async with self._opening:
+            if self._local is None:
+                self._local = await self._opened.enter_async_context(self.resource.local())
+            return self._local
 
 
 class QdrantResource(dg.ConfigurableResource[None]):

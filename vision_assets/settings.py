@@ -77,7 +77,9 @@ class Settings(BaseSettings):
     ocr_languages: str = Field("rus+eng", description="Tesseract languages, joined by +")
     media_concurrency: int = Field(8, ge=1, description="Files read and uploaded at once, per run")
     decode_threads: int = Field(2, ge=1, description="Pictures decoded at once, per run; each may hold a full bitmap")
-    vision_concurrency: int = Field(2, ge=1, description="Pictures analysed at once, per run")
+    vision_concurrency: int = Field(
+        2, ge=1, description="Pictures analysed at once, per run; of `new_posts`, per tenant"
+    )
     vision_policy_file: Annotated[Path, AfterValidator(Path.absolute)] | None = Field(
         None, description="YAML file of the vision policy, docs/reference/policy.md; unset: its defaults"
     )
@@ -131,6 +133,13 @@ class Settings(BaseSettings):
         None, ge=0, description="Of the provider's tokens, in VISION_CURRENCY; unset: no cost is told"
     )
     vision_currency: str = Field("RUB", pattern="^[A-Z]{3}$", description="In which the provider bills, ISO 4217")
+
+    new_posts_runs: int = Field(2, ge=1, description="Runs of `new_posts` at once")
+    new_posts_tenants_at_once: int = Field(4, ge=1, description="That one run of `new_posts` works on")
+    new_posts_run_seconds: int = Field(300, ge=1, description="Then a run of `new_posts` takes no more tenants")
+    new_posts_pictures_a_turn: int = Field(
+        50, ge=1, description="Of one tenant; then it goes to the end of the line, so that none waits for a large one"
+    )
 
     event_retention_days: int = Field(30, ge=1, description="Of Dagster's log events; materializations stay")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity that is logged")

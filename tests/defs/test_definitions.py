@@ -223,7 +223,7 @@ def test_bugs_are_not_translated() -> None:
 @pytest.mark.parametrize("hopeless", [False, True])
 def test_only_what_may_pass_is_retried(hopeless: bool) -> None:
     """Items that failed for a passing reason fail the step for a retry; an empty account does not."""
-    with pytest.raises(dg.Failure, match="1 items failed") as failed:
-        raise_if_any(["a picture: 402"], hopeless=hopeless)
+    with pytest.raises(dg.Failure, match="1 items failed and stay to do; 2 are done") as failed:
+        raise_if_any(["a picture: 402"], done=2, hopeless=hopeless)
     assert failed.value.allow_retries is not hopeless
-    raise_if_any([], hopeless=hopeless)
+    raise_if_any([], done=0, hopeless=hopeless)

@@ -20,9 +20,15 @@ from vision_assets.core.listing import Sizes
 from vision_assets.core.tenants import Tenant
 from vision_assets.definitions import build_defs
 from vision_assets.defs.partitions import TENANTS
-from vision_assets.defs.schedules import RANGE_END, RANGE_START, ranges, six_hourly_storage_reconciliation
+from vision_assets.defs.schedules import (
+    MAX_TENANTS_PER_RUN,
+    RANGE_END,
+    RANGE_START,
+    ranges,
+    six_hourly_storage_reconciliation,
+)
 from vision_assets.defs.steps import GIVE_UP_AFTER
-from vision_assets.defs.tenant_storage_usage import CHECKS, MAX_TENANTS_PER_RUN, TENANT_STORAGE_USAGE
+from vision_assets.defs.tenant_storage_usage import CHECKS, TENANT_STORAGE_USAGE
 from vision_assets.resources import PostgresResource, S3Resource, StorageQuotaResource
 from vision_assets.settings import Settings
 

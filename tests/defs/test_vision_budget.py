@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -16,17 +16,32 @@ from vision_assets.core.tenants import Tenant, TenantId
 from vision_assets.core.vision import VisionProvider
 from vision_assets.definitions import build_defs
 from vision_assets.defs.partitions import TENANTS
-from vision_assets.resources import PostgresResource, S3Resource, TokenBudgetResource, VisionProviderResource
+from vision_assets.resources import (
+    PostgresResource,
+    S3Resource,
+    TokenBudgetResource,
+    VisionProviderResource,
+    VisionProviders,
+)
 from vision_assets.settings import Settings
+
+
+class PaidAlone(VisionProviders):
+    """The provider of the tests for every tenant."""
+
+    async def of(self, tenant_id: TenantId, policy: VisionPolicy) -> VisionProvider:
+        """Give it."""
+        return PaidProvider()
 
 
 class Paid(VisionProviderResource):
     """The provider of the tests; one call at a time."""
 
     @asynccontextmanager
-    async def open(self, tenant_id: TenantId, policy: VisionPolicy) -> AsyncIterator[VisionProvider]:
+    async def open(self) -> AsyncIterator[VisionProviders]:
         """Give it."""
-        yield PaidProvider()
+        async with AsyncExitStack() as opened:
+            yield PaidAlone(self, opened)
 
 
 @pytest.fixture

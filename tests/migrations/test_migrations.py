@@ -22,6 +22,8 @@ SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_cons
 WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2
 """
 
+TRIGGERS = "SELECT tgrelid::regclass::text, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1, 2"
+
 
 async def ask(url: str, *queries: str) -> list[list[tuple[object, ...]]]:
     """Run queries and give their rows."""
@@ -196,6 +198,20 @@ async def test_indexes_of_hashes_back_and_forward_on_data(database: str) -> None
     migrate(database)
     assert await ask(database, found) == [[(7,)]]
     assert await ask(database, SCHEMA, INDEXES, CONSTRAINTS) == schema
+
+
+async def test_turns_back_and_forward_on_data(database: str) -> None:
+    """Forward each tenant with posts comes in line once; back nothing of the line is left, and posts may be written."""
+    await fill(database)
+    await ask(database, "INSERT INTO tenants (name) VALUES ('without posts')")
+    schema = await ask(database, SCHEMA, INDEXES, CONSTRAINTS, TRIGGERS)
+    downgrade(database, "0008")
+    assert not {("tenant_changes",), ("tenant_turns",)} & set((await ask(database, TABLES))[0])
+    await ask(database, "UPDATE posts SET text = 'another'", "UPDATE tenants SET settings = '{\"a\": 1}'")
+    migrate(database)
+    in_line = "SELECT t.name FROM tenant_changes c JOIN tenants t ON t.id = c.tenant_id"
+    assert await ask(database, in_line) == [[("alpha",)]]
+    assert await ask(database, SCHEMA, INDEXES, CONSTRAINTS, TRIGGERS) == schema
 
 
 async def test_hash_quality_back_and_forward_on_data(database: str) -> None:

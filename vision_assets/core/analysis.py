@@ -79,6 +79,7 @@ class VisionPass:
         local: Reads texts at no cost where the policy asks for no more; None: those pictures wait for the budget.
         concurrency: Calls to the provider at once.
         price: Of the provider's tokens; None: no result says what it cost.
+        limit: Pictures at most; None: all that are to do.
         on_progress: Called with the number of pictures done since the last call.
     """
 
@@ -92,6 +93,7 @@ class VisionPass:
     local: VisionProvider | None = None
     concurrency: int = 2
     price: TokenPrice | None = None
+    limit: int | None = None
     on_progress: Callable[[int], None] = lambda _: None
     report: VisionReport = field(default_factory=VisionReport)
     _calls: asyncio.Semaphore = field(init=False)
@@ -105,6 +107,7 @@ class VisionPass:
     _reusing: Reusing = field(init=False)
     _tallied: Tally = field(init=False)
     _failed_in_succession: int = field(init=False, default=0)
+    _taken: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self._results = Results(self.tenant_id, self.provider, self.store, self.quota, self.ledger, self.report)
@@ -168,6 +171,8 @@ class VisionPass:
         await self._write_progress(todo)
         await self.ledger.forget_decisions(self.tenant_id, todo=todo)
         self.report.estimate = self._paid.estimate if self._paid else None
+        # Pictures that all wait would be met again at once; each of them says when it is due.
+        self.report.has_more = self._taken == self.limit and self.report.deferred.total() < self._taken
         return self.report
 
     def _ended(self, sha256: str, room: asyncio.Semaphore, _: asyncio.Task[None]) -> None:
@@ -187,13 +192,21 @@ class VisionPass:
 
     async def _media(self, todo: ToDo) -> AsyncIterator[Medium]:
         after = (-1, -1, "")
-        while page := await self.ledger.unanalysed(self.tenant_id, todo, after=after, limit=PAGE_SIZE):
+        while page := await self.ledger.unanalysed(
+            self.tenant_id,
+            todo,
+            after=after,
+            limit=PAGE_SIZE if self.limit is None else min(PAGE_SIZE, self.limit - self._taken),
+        ):
             after = (*page[-1].order, page[-1].sha256)
+            self._taken += len(page)
             for medium in page:
                 if self._failed_in_succession >= GIVE_UP_AFTER:
                     return
                 yield medium
             await self._write_progress(todo)
+            if self._taken == self.limit:
+                return
 
     async def _write_progress(self, todo: ToDo) -> None:
         """Write what was decided and counted since the last time; a pass that is killed before decides it again."""

@@ -25,6 +25,7 @@
         ├── DatabaseConflict         Postgres gave way to another transaction: deadlock, serialisation, time-out
         ├── IndexUnavailable         Qdrant did not answer
         ├── ProviderUnavailable      a vision provider did not answer
+        ├── TurnsFailed              the work on one tenant after the other fails: something is down for all of them
         ├── CallInFlight             somebody else makes the same call
         └── CallDeferred             the budget has no room, or cannot be asked: the call stays to be made
 
@@ -277,6 +278,10 @@ class ProviderUnavailable(TransientError):
         self.sent = sent
         self.tokens_used = tokens_used
         self.retry_after_seconds = retry_after_seconds
+
+
+class TurnsFailed(TransientError):
+    """The work on one tenant after the other fails: something is down for all of them. They rest, and stay to do."""
 
 
 class CallInFlight(TransientError):

@@ -86,6 +86,7 @@ class MediaReport:
         states: References by what became of them.
         reasons: References that were not stored, by reason.
         failures: Transient faults; the references stay to do.
+        has_more: The pass ended at its limit.
     """
 
     states: Counter[str] = field(default_factory=Counter)
@@ -93,6 +94,7 @@ class MediaReport:
     puts: int = 0
     put_bytes: int = 0
     failures: list[str] = field(default_factory=list)
+    has_more: bool = False
 
 
 @dataclass(slots=True)
@@ -125,9 +127,13 @@ class MediaLedger(Protocol):
         ...
 
     async def unfinished(
-        self, tenant_id: TenantId, *, after: tuple[int, int] | None, limit: int
+        self, tenant_id: TenantId, *, after: tuple[int, int] | None, limit: int, again: bool
     ) -> Sequence[Reference]:
-        """List references that are to do, in the order of the posts, after (post_seq, position)."""
+        """List references that are to do, in the order of the posts, after (post_seq, position).
+
+        Args:
+            again: With those that were looked for in vain, or blocked, before.
+        """
         ...
 
     async def find_object(self, tenant_id: TenantId, sha256: str) -> MediaObject | None:
@@ -200,13 +206,32 @@ def _is_large(header: PictureHeader) -> bool:
     return header.width * header.height > HASH_FULL_SIZE_PIXELS
 
 
+@dataclass(frozen=True, slots=True)
+class MediaSlots:
+    """How many pictures are worked on at once by all passes that share them. They belong to one event loop.
+
+    Attributes:
+        reading: Files read and uploaded.
+        decoding: Pictures decoded; each holds a bitmap.
+    """
+
+    reading: asyncio.Semaphore
+    decoding: asyncio.Semaphore
+
+    @classmethod
+    def of(cls, *, concurrency: int = 8, decode_threads: int = 2) -> "MediaSlots":
+        """Make so many."""
+        return cls(asyncio.Semaphore(concurrency), asyncio.Semaphore(decode_threads))
+
+
 @dataclass(slots=True)
 class MediaPass:
     """One pass over a tenant's pictures.
 
     Attributes:
-        concurrency: Files read and uploaded at once.
-        decode_threads: Pictures decoded at once; each holds a bitmap.
+        slots: Shared with the passes of other tenants.
+        limit: References at most. A pass with a limit leaves alone what was missing or blocked before, lest it never
+            comes to what is new. None: everything.
         on_progress: Called with the number of references done since the last call.
     """
 
@@ -215,17 +240,10 @@ class MediaPass:
     store: ObjectStore
     quota: QuotaGuardedStore
     ledger: MediaLedger
-    concurrency: int = 8
-    decode_threads: int = 2
+    slots: MediaSlots
+    limit: int | None = None
     on_progress: Callable[[int], None] = lambda _: None
-    _reading: asyncio.Semaphore = field(init=False)
-    _decoding: asyncio.Semaphore = field(init=False)
-    _same_bytes: defaultdict[str, asyncio.Lock] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._reading = asyncio.Semaphore(self.concurrency)
-        self._decoding = asyncio.Semaphore(self.decode_threads)
-        self._same_bytes = defaultdict(asyncio.Lock)
+    _same_bytes: defaultdict[str, asyncio.Lock] = field(init=False, default_factory=lambda: defaultdict(asyncio.Lock))
 
     async def store_media(self) -> MediaReport:
         """Store every picture that is to do, once a tenant, and hash it while its bytes are in memory.
@@ -235,8 +253,15 @@ class MediaPass:
         """
         report = MediaReport()
         after: tuple[int, int] | None = None
-        while page := await self.ledger.unfinished(self.tenant_id, after=after, limit=PAGE_SIZE):
+        taken = 0
+        while page := await self.ledger.unfinished(
+            self.tenant_id,
+            after=after,
+            limit=PAGE_SIZE if self.limit is None else min(PAGE_SIZE, self.limit - taken),
+            again=self.limit is None,
+        ):
             after = (page[-1].post_seq, page[-1].position)
+            taken += len(page)
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._store_one(reference, report)) for reference in page]
             outcomes = [outcome for task in tasks if (outcome := task.result())]
@@ -244,11 +269,14 @@ class MediaPass:
                 break
             await self.ledger.record(self.tenant_id, outcomes)
             self._same_bytes.clear()
+            if taken == self.limit:
+                report.has_more = True
+                break
         return report
 
     async def _store_one(self, reference: Reference, report: MediaReport) -> Outcome | None:
         with structlog.contextvars.bound_contextvars(source_uri=reference.source_uri):
-            async with self._reading:
+            async with self.slots.reading:
                 try:
                     outcome = await self._stored(reference, report)
                 except (InputRejected, QuotaExceeded) as error:
@@ -269,7 +297,7 @@ class MediaPass:
         content = await self.source.read(reference.source_uri, limit_bytes=MAX_IMAGE_BYTES)
         sha256 = await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())
         structlog.contextvars.bind_contextvars(sha256=sha256)  # until the end of this picture's task
-        async with self._decoding:
+        async with self.slots.decoding:
             try:
                 header, hashed, found = await asyncio.to_thread(examine, content)
             except InputRejected as error:
@@ -312,7 +340,7 @@ class MediaPass:
 
     async def _hash_one(self, stored: MediaObject, report: HashReport) -> tuple[str, PerceptualHash] | None:
         with structlog.contextvars.bound_contextvars(sha256=stored.sha256):
-            async with self._reading:
+            async with self.slots.reading:
                 try:
                     return await self._hashed(stored, report)
                 except Exception as error:
@@ -329,7 +357,7 @@ class MediaPass:
             await self.quota.verify(self.tenant_id, [(stored.s3_key, "media")])
             await self.ledger.record_object_lost(self.tenant_id, stored.sha256, lost, stage="phash_index")
             return None
-        async with self._decoding:
+        async with self.slots.decoding:
             try:
                 hashed = await asyncio.to_thread(examine_hash, content)
             except InputRejected as error:

@@ -56,6 +56,7 @@ class VisionReport:
         estimate: What a call was held at; None: calls cost nothing, or the ledger could not be reached.
         failures: Faults that are no picture's own; the pictures stay to do.
         hopeless: One of them will not pass by itself.
+        has_more: The pass ended at its limit, and not all of its pictures wait.
     """
 
     methods: Counter[str] = field(default_factory=Counter)
@@ -77,6 +78,7 @@ class VisionReport:
     tokens: int = 0
     failures: list[str] = field(default_factory=list)
     hopeless: bool = False
+    has_more: bool = False
     looked: list[Looked] = field(default_factory=list)
     reused_pairs: list[Pair] = field(default_factory=list)
     refused_pairs: list[Pair] = field(default_factory=list)

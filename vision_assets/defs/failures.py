@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import dagster as dg
+from dagster._core.events import AssetMaterializationPlannedData  # which nothing public makes
 
 from vision_assets.core.errors import TransientError, VisionAssetsError
 
@@ -41,10 +42,11 @@ def _leaves(error: Exception) -> Iterator[Exception]:
         yield error
 
 
-def raise_if_any(failures: Sequence[str], *, hopeless: bool = False) -> None:
+def raise_if_any(failures: Sequence[str], *, done: int, hopeless: bool = False) -> None:
     """Fail the step when items of a batch failed for reasons that are not their own; what is done stays done.
 
     Args:
+        done: Items of the batch that did not fail.
         hopeless: One of the reasons will not pass by itself, so there is no retry.
 
     Raises:
@@ -52,8 +54,18 @@ def raise_if_any(failures: Sequence[str], *, hopeless: bool = False) -> None:
     """
     if failures:
         raise dg.Failure(
-            description=f"{len(failures)} items failed and stay to do; the others are done. "
+            description=f"{len(failures)} items failed and stay to do; {done} are done. "
             f"First: {'; '.join(failures[:EXAMPLES])}",
-            metadata={"failed_items": len(failures)},
+            metadata={"failed_items": len(failures), "done_items": done},
             allow_retries=not hopeless,
         )
+
+
+def tell_failed(context: dg.OpExecutionContext, assets: Sequence[dg.AssetKey], partition: str) -> None:
+    """Say that assets were to be made: a partition is red when it was planned last, and its run has failed."""
+    for asset in assets:
+        planned = AssetMaterializationPlannedData(asset, partition=partition)
+        event = dg.DagsterEvent.build_asset_materialization_planned_event(
+            context.job_name, str(context.op_handle), planned
+        )
+        context.instance.report_dagster_event(event, context.run_id)

@@ -8,5 +8,6 @@ tenant_pipeline = dg.define_asset_job(
     TENANT_PIPELINE,
     selection=dg.AssetSelection.all(),
     executor_def=dg.in_process_executor,
+    tags={"dagster/priority": "5"},  # before backfills, which have none
     description="Everything for one tenant, from new references to the search index; does only what is not done.",
 )

@@ -1,25 +1,25 @@
 """`media_objects` and `phash_index`: one pass over each picture's bytes serves both."""
 
-from collections.abc import Iterator
-from typing import TypeAlias
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import dagster as dg
 
 from vision_assets.core.clusters import ClusterLedger, find_duplicates
-from vision_assets.core.media import HashReport, MediaPass, MediaReport
+from vision_assets.core.media import HashReport, MediaPass, MediaReport, MediaSlots
 from vision_assets.core.phash import ALGORITHM
 from vision_assets.core.tenants import Tenant
-from vision_assets.defs.failures import RETRY, raise_if_any
+from vision_assets.defs.failures import RETRY
 from vision_assets.defs.metadata import cluster_sheet, counts_table, megabytes
-from vision_assets.defs.partitions import TENANTS
-from vision_assets.defs.progress import ProgressLog
-from vision_assets.defs.steps import run_for_tenant
+from vision_assets.defs.outcomes import Event, Made, Metadata, Outcome
+from vision_assets.defs.partitions import RANGES, TENANTS
+from vision_assets.defs.progress import InfoLog, ProgressLog
+from vision_assets.defs.steps import Work, run_stage
 from vision_assets.resources import Ledgers, MediaSourceResource, PostgresResource, S3Resource, StorageQuotaResource
 
 MEDIA_OBJECTS = dg.AssetKey("media_objects")
 PHASH_INDEX = dg.AssetKey("phash_index")
-
-ClusterMetadata: TypeAlias = "str | int | float | dg.MetadataValue"
 
 CLUSTERED_HASHES = 100_000
 COMPARED_PAIRS = 20_000
@@ -31,6 +31,8 @@ CLUSTERS_IN_METADATA = 8
     name="media",
     can_subset=True,
     partitions_def=TENANTS,
+    backfill_policy=RANGES["media"],
+    pool="s3",
     retry_policy=RETRY,
     specs=[
         dg.AssetSpec(
@@ -68,62 +70,108 @@ def media(
     s3: S3Resource,
     storage_quota: StorageQuotaResource,
     media_source: MediaSourceResource,
-) -> Iterator[dg.MaterializeResult[None]]:
-    """Store and hash a tenant's pictures."""
-    selected = context.selected_asset_keys
+) -> Iterator[Event]:
+    """Store and hash tenants' pictures."""
+    stage = MediaStage(
+        s3=s3,
+        storage_quota=storage_quota,
+        media_source=media_source,
+        log=context.log,
+        selected=context.selected_asset_keys,
+    )
+    yield from run_stage(context, postgres, stage)
 
-    async def work(tenant: Tenant, ledgers: Ledgers) -> tuple[MediaReport, HashReport, dict[str, ClusterMetadata]]:
-        store = s3.connect()
-        one_pass = MediaPass(
-            tenant_id=tenant.id,
-            source=media_source.connect(),
-            store=store,
-            quota=storage_quota.guard(store, ledgers),
-            ledger=ledgers.media,
-            concurrency=media_source.concurrency,
-            decode_threads=media_source.decode_threads,
-            on_progress=ProgressLog(
-                context.log, "media_objects: pictures", await ledgers.media.count_unfinished(tenant.id)
-            ),
-        )
-        stored = await one_pass.store_media() if MEDIA_OBJECTS in selected else MediaReport()
-        # What the pass above stored is hashed already; this finds what an older algorithm left behind.
-        hashed = await one_pass.hash_stored_media() if PHASH_INDEX in selected else HashReport()
-        clusters: dict[str, ClusterMetadata] = {}
-        if PHASH_INDEX in selected:
-            is_changed = bool(stored.states["stored"] or hashed.hashed)
-            clusters = await _clusters(tenant, ledgers.clusters, is_changed=is_changed)
-        return stored, hashed, clusters
 
-    tenant, (stored, hashed, clusters) = run_for_tenant(context, postgres, work)
-    raise_if_any(stored.failures + hashed.failures)
-    if MEDIA_OBJECTS in selected:
-        yield dg.MaterializeResult(
-            asset_key=MEDIA_OBJECTS,
-            metadata={
-                "tenant": tenant.name,
-                "references": counts_table(stored.states, name="state"),
-                "not_stored_because": counts_table(stored.reasons, name="reason"),
-                "references_stored": stored.states["stored"],
-                "puts": stored.puts,
-                "put_megabytes": megabytes(stored.put_bytes),
-            },
-        )
-    if PHASH_INDEX in selected:
-        yield dg.MaterializeResult(
-            asset_key=PHASH_INDEX,
-            metadata={
-                "tenant": tenant.name,
-                "algorithm": ALGORITHM,
-                "hashed_with_the_upload": stored.states["stored"],
-                "hashed_from_s3": hashed.hashed,
-                "not_hashed_because": counts_table(hashed.reasons, name="reason"),
-                **clusters,
-            },
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaStage:
+    """Stores and hashes a tenant's pictures; of the two assets, those that are selected.
+
+    Attributes:
+        share: Pictures of a tenant at most, new ones; then nothing is told of all its pictures together. None:
+            everything.
+    """
+
+    s3: S3Resource
+    storage_quota: StorageQuotaResource
+    media_source: MediaSourceResource
+    log: InfoLog
+    selected: Collection[dg.AssetKey] = (MEDIA_OBJECTS, PHASH_INDEX)
+    share: int | None = None
+
+    @asynccontextmanager
+    async def open(self, ledgers: Ledgers) -> AsyncIterator[Work]:
+        """See `steps.Stage`."""
+        store = self.s3.connect()
+        quota = self.storage_quota.guard(store, ledgers)
+        source = self.media_source.connect()
+        slots = MediaSlots.of(
+            concurrency=self.media_source.concurrency, decode_threads=self.media_source.decode_threads
         )
 
+        async def work(tenant: Tenant) -> Outcome:
+            one_pass = MediaPass(
+                tenant_id=tenant.id,
+                source=source,
+                store=store,
+                quota=quota,
+                ledger=ledgers.media,
+                slots=slots,
+                limit=self.share,
+                on_progress=ProgressLog(
+                    self.log,
+                    "media_objects: pictures",
+                    None if self.share else await ledgers.media.count_unfinished(tenant.id),
+                ),
+            )
+            stored = await one_pass.store_media() if MEDIA_OBJECTS in self.selected else MediaReport()
+            # What the pass above stored is hashed already; this finds what an older algorithm left behind.
+            with_old = PHASH_INDEX in self.selected and self.share is None
+            hashed = await one_pass.hash_stored_media() if with_old else HashReport()
+            clusters: Metadata = {}
+            if with_old:
+                is_changed = bool(stored.states["stored"] or hashed.hashed)
+                clusters = await _clusters(tenant, ledgers.clusters, is_changed=is_changed)
+            made = [_media_objects(tenant, stored), _phash_index(tenant, stored, hashed, clusters)]
+            return Outcome(
+                tenant,
+                [one for one in made if one.asset in self.selected],
+                done=stored.states.total() + hashed.hashed + hashed.reasons.total(),
+                failures=stored.failures + hashed.failures,
+                has_more=stored.has_more,
+            )
 
-async def _clusters(tenant: Tenant, ledger: ClusterLedger, *, is_changed: bool) -> dict[str, ClusterMetadata]:
+        yield work
+
+
+def _media_objects(tenant: Tenant, stored: MediaReport) -> Made:
+    return Made(
+        MEDIA_OBJECTS,
+        {
+            "tenant": tenant.name,
+            "references": counts_table(stored.states, name="state"),
+            "not_stored_because": counts_table(stored.reasons, name="reason"),
+            "references_stored": stored.states["stored"],
+            "puts": stored.puts,
+            "put_megabytes": megabytes(stored.put_bytes),
+        },
+    )
+
+
+def _phash_index(tenant: Tenant, stored: MediaReport, hashed: HashReport, clusters: Metadata) -> Made:
+    return Made(
+        PHASH_INDEX,
+        {
+            "tenant": tenant.name,
+            "algorithm": ALGORITHM,
+            "hashed_with_the_upload": stored.states["stored"],
+            "hashed_from_s3": hashed.hashed,
+            "not_hashed_because": counts_table(hashed.reasons, name="reason"),
+            **clusters,
+        },
+    )
+
+
+async def _clusters(tenant: Tenant, ledger: ClusterLedger, *, is_changed: bool) -> Metadata:
     """Tell of near-duplicates, where it costs little: clusters change only with the hashes."""
     if not is_changed:
         return {"near_duplicates": "as before: nothing was hashed in this run"}

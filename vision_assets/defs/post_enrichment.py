@@ -1,13 +1,18 @@
 """`post_enrichment`: what the pictures of a post tell, albums as a whole."""
 
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
 import dagster as dg
 
-from vision_assets.core.enrichment import AGGREGATION_VERSION, EnrichmentPass, EnrichmentReport
+from vision_assets.core.enrichment import AGGREGATION_VERSION, EnrichmentPass
 from vision_assets.core.tenants import Tenant
-from vision_assets.defs.failures import RETRY, raise_if_any
+from vision_assets.defs.failures import RETRY
 from vision_assets.defs.metadata import counts_table, megabytes
-from vision_assets.defs.partitions import TENANTS
-from vision_assets.defs.steps import run_for_tenant
+from vision_assets.defs.outcomes import Event, Made, Metadata, Outcome
+from vision_assets.defs.partitions import RANGES, TENANTS
+from vision_assets.defs.steps import Work, run_stage
 from vision_assets.resources import (
     Ledgers,
     PostgresResource,
@@ -17,10 +22,15 @@ from vision_assets.resources import (
     VisionProviderResource,
 )
 
+POST_ENRICHMENT = dg.AssetKey("post_enrichment")
+
 
 @dg.asset(
     deps=["vision_results"],
+    output_required=False,
     partitions_def=TENANTS,
+    backfill_policy=RANGES["post_enrichment"],
+    pool="postgres",
     retry_policy=RETRY,
     kinds={"postgres", "s3"},
     group_name="posts",
@@ -36,32 +46,46 @@ def post_enrichment(
     storage_quota: StorageQuotaResource,
     vision_policy: VisionPolicyResource,
     vision_provider: VisionProviderResource,
-) -> dg.MaterializeResult[None]:
+) -> Iterator[Event]:
     """One row a post with pictures (`kind='vision'`): labels, texts and keys of all its pictures.
 
     An album has a summary in S3 under `album/{tenant_id}/…` as well. A picture without a result holds nobody up.
     """
-
-    async def work(tenant: Tenant, ledgers: Ledgers) -> EnrichmentReport:
-        provider, model = vision_provider.identity(vision_policy.policy(tenant))
-        one_pass = EnrichmentPass(
-            tenant_id=tenant.id,
-            provider=provider,
-            model=model,
-            quota=storage_quota.guard(s3.connect(), ledgers),
-            ledger=ledgers.enrichment,
-        )
-        return await one_pass.enrich_posts()
-
-    tenant, report = run_for_tenant(context, postgres, work)
-    raise_if_any(report.failures)
-    return dg.MaterializeResult(
-        metadata={
-            "tenant": tenant.name,
-            "posts_enriched": report.statuses.total(),
-            "statuses": counts_table(report.statuses, name="status"),
-            "album_summaries": report.albums,
-            "puts": report.puts,
-            "put_megabytes": megabytes(report.put_bytes),
-        }
+    stage = EnrichmentStage(
+        s3=s3, storage_quota=storage_quota, vision_policy=vision_policy, vision_provider=vision_provider
     )
+    yield from run_stage(context, postgres, stage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrichmentStage:
+    """Sums up the results of a tenant's posts."""
+
+    s3: S3Resource
+    storage_quota: StorageQuotaResource
+    vision_policy: VisionPolicyResource
+    vision_provider: VisionProviderResource
+
+    @asynccontextmanager
+    async def open(self, ledgers: Ledgers) -> AsyncIterator[Work]:
+        """See `steps.Stage`."""
+        quota = self.storage_quota.guard(self.s3.connect(), ledgers)
+
+        async def work(tenant: Tenant) -> Outcome:
+            provider, model = self.vision_provider.identity(self.vision_policy.policy(tenant))
+            one_pass = EnrichmentPass(
+                tenant_id=tenant.id, provider=provider, model=model, quota=quota, ledger=ledgers.enrichment
+            )
+            report = await one_pass.enrich_posts()
+            metadata: Metadata = {
+                "tenant": tenant.name,
+                "posts_enriched": report.statuses.total(),
+                "statuses": counts_table(report.statuses, name="status"),
+                "album_summaries": report.albums,
+                "puts": report.puts,
+                "put_megabytes": megabytes(report.put_bytes),
+            }
+            made = Made(POST_ENRICHMENT, metadata)
+            return Outcome(tenant, [made], done=report.statuses.total(), failures=report.failures)
+
+        yield work

@@ -1,21 +1,31 @@
 """`qdrant_collection`: a tenant's posts, to be searched."""
 
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
 import dagster as dg
 
 from vision_assets.core import text
-from vision_assets.core.search import IndexReport, index_posts
+from vision_assets.core.search import index_posts
 from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import RETRY
 from vision_assets.defs.metadata import counts_table
-from vision_assets.defs.partitions import TENANTS
-from vision_assets.defs.progress import ProgressLog
-from vision_assets.defs.steps import run_for_tenant
+from vision_assets.defs.outcomes import Event, Made, Metadata, Outcome
+from vision_assets.defs.partitions import RANGES, TENANTS
+from vision_assets.defs.progress import InfoLog, ProgressLog
+from vision_assets.defs.steps import Work, run_stage
 from vision_assets.resources import Ledgers, PostgresResource, QdrantResource
+
+QDRANT_COLLECTION = dg.AssetKey("qdrant_collection")
 
 
 @dg.asset(
     deps=["posts", "post_enrichment"],
+    output_required=False,
     partitions_def=TENANTS,
+    backfill_policy=RANGES["qdrant_collection"],
+    pool="qdrant",
     retry_policy=RETRY,
     kinds={"qdrant"},
     group_name="search",
@@ -25,28 +35,40 @@ from vision_assets.resources import Ledgers, PostgresResource, QdrantResource
 )
 def qdrant_collection(
     context: dg.AssetExecutionContext, postgres: PostgresResource, qdrant: QdrantResource
-) -> dg.MaterializeResult[None]:
+) -> Iterator[Event]:
     """The collection behind `t{tenant_id}_posts`: one point a post that has words.
 
     Sparse vectors over the post's text, the text in its pictures, labels and barcodes, Russian and English.
     """
+    yield from run_stage(context, postgres, IndexStage(qdrant=qdrant, log=context.log))
 
-    async def work(tenant: Tenant, ledgers: Ledgers) -> IndexReport:
-        async with qdrant.open() as index:
-            progress = ProgressLog(context.log, "qdrant_collection: posts")
-            return await index_posts(tenant.id, ledger=ledgers.index, index=index, on_progress=progress)
 
-    tenant, report = run_for_tenant(context, postgres, work)
-    return dg.MaterializeResult(
-        metadata={
-            "tenant": tenant.name,
-            "collection": report.collection,
-            "upserted": report.upserted,
-            "points": report.points,
-            "posts": report.expected,
-            "skipped": counts_table(report.skipped, name="reason"),
-            "ready": report.ready,
-            "healed": report.healed,
-            "dagster/row_count": report.points,
-        }
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexStage:
+    """Brings a tenant's collection up to date."""
+
+    qdrant: QdrantResource
+    log: InfoLog
+
+    @asynccontextmanager
+    async def open(self, ledgers: Ledgers) -> AsyncIterator[Work]:
+        """See `steps.Stage`."""
+        async with self.qdrant.open() as index:
+
+            async def work(tenant: Tenant) -> Outcome:
+                progress = ProgressLog(self.log, "qdrant_collection: posts")
+                report = await index_posts(tenant.id, ledger=ledgers.index, index=index, on_progress=progress)
+                metadata: Metadata = {
+                    "tenant": tenant.name,
+                    "collection": report.collection,
+                    "upserted": report.upserted,
+                    "points": report.points,
+                    "posts": report.expected,
+                    "skipped": counts_table(report.skipped, name="reason"),
+                    "ready": report.ready,
+                    "healed": report.healed,
+                    "dagster/row_count": report.points,
+                }
+                return Outcome(tenant, [Made(QDRANT_COLLECTION, metadata)], done=report.upserted)
+
+            yield work

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import dagster as dg
 
 from vision_assets.defs.partitions import TENANTS
-from vision_assets.defs.tenant_storage_usage import MAX_TENANTS_PER_RUN, TENANT_STORAGE_USAGE
+from vision_assets.defs.tenant_storage_usage import TENANT_STORAGE_USAGE
 
 # A run costs seconds of CPU time and a tenant tenths, so a run takes a range of tenants.
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
+
+MAX_TENANTS_PER_RUN = 100
 
 storage_reconciliation = dg.define_asset_job(
     "storage_reconciliation",

@@ -1,52 +1,121 @@
-"""What every asset's body has around it: one event loop, the tenant, the logs' identity, the translation of errors."""
+"""What every asset's body has around it: one event loop, the tenants, the logs' identity, the translation of errors.
+
+A stage is an asset's work for one tenant. It is opened once for all tenants of a process, so that they share its
+clients. What is not here: what a stage does (each asset's module), and what it tells (`outcomes.py`).
+"""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from contextvars import copy_context
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
 
 import dagster as dg
 
 from vision_assets.core.errors import TenantUnknown
 from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import EXAMPLES, translated
+from vision_assets.defs.outcomes import Event, Outcome
 from vision_assets.logs import bound_to_run
 from vision_assets.resources import Ledgers, PostgresResource
-
-Report = TypeVar("Report")
 
 GIVE_UP_AFTER = 3
 """Tenants in succession that fail for a passing reason: then something is down for all of them."""
 
+Work: TypeAlias = Callable[[Tenant], Awaitable[Outcome]]
 
-def run_for_tenant(
-    context: dg.AssetExecutionContext,
-    postgres: PostgresResource,
-    work: Callable[[Tenant, Ledgers], Coroutine[None, None, Report]],
-) -> tuple[Tenant, Report]:
-    """Run one core coroutine for the partition's tenant, in an event loop of this step.
 
-    A step is synchronous around one `asyncio.Runner`: on cancellation all tasks end and their clean-up completes.
+class Stage(Protocol):
+    """An asset's work, or that of assets that are made together."""
 
-    Args:
-        work: Called with the tenant and the open ledgers.
+    def open(self, ledgers: Ledgers) -> AbstractAsyncContextManager[Work]:
+        """Open what the work needs beside the ledgers, in the running event loop, and close it at the end."""
+        ...
+
+
+def run_stage(context: dg.AssetExecutionContext, postgres: PostgresResource, stage: Stage) -> Iterator[Event]:
+    """Do an asset's work for the tenants of the run's partitions, and tell Dagster.
+
+    One partition alone is told by results, so that downstream steps of the same run go on. After a range they do not:
+    the next asset has its own ranges.
 
     Raises:
-        dg.Failure: See `failures.translated`.
+        dg.Failure: See `run_for_tenants`.
     """
+    is_alone = len(context.partition_keys) == 1
+    for outcome in run_for_tenants(context, postgres, stage):
+        yield from outcome.results() if is_alone else outcome.events()
+    if not is_alone:
+        # Dagster wants an output of each check, and evaluations that name their partition have none.
+        yield from (dg.Output(None, name) for name in context.assets_def.check_specs_by_output_name)
 
-    async def main() -> tuple[Tenant, Report]:
-        async with postgres.open() as ledgers:
-            tenant = await ledgers.tenant(context.partition_key)
-            return tenant, await work(tenant, ledgers)
 
-    with (
-        bound_to_run(trace_id=context.run.run_id, tenant_id=context.partition_key, asset=_asset(context)),
-        translated(),
-        asyncio.Runner() as runner,
-    ):
-        return runner.run(main())
+def run_for_tenants(context: dg.AssetExecutionContext, postgres: PostgresResource, stage: Stage) -> Iterator[Outcome]:
+    """Do a stage's work for each tenant of the run's partitions, one after the other; each fails alone.
+
+    A tenant that is not active is left out of a run for several. One that fails for a passing reason is tried once
+    more when the others are done.
+
+    Yields:
+        Each tenant's outcome, as soon as it is there, if no item failed.
+
+    Raises:
+        dg.Failure: One partition alone: as it failed, see `failures.translated`. Several: in the end; says which
+            failed. Not to be retried: what was yielded would be doubled.
+    """
+    keys = context.partition_keys
+    with _opened(context, postgres, stage) as attempt:
+        if len(keys) == 1:
+            yield attempt(keys[0])
+            return
+        taken = _Range(context, attempt)
+        yield from taken.run(keys)
+        yield from taken.run(list(taken.passing))
+    if taken.failures:
+        raise dg.Failure(
+            description=f"{len(taken.failures)} of {len(keys)} tenants failed; the others are done. "
+            f"First: {'; '.join(f'{key}: {text}' for key, text in list(taken.failures.items())[:EXAMPLES])}",
+            metadata={
+                "failed_partitions": dg.MetadataValue.json(list(taken.failures)),
+                "failures": dg.MetadataValue.json(taken.failures),
+            },
+            allow_retries=False,
+        )
+
+
+@contextmanager
+def _opened(
+    context: dg.AssetExecutionContext, postgres: PostgresResource, stage: Stage
+) -> Iterator[Callable[[str], Outcome]]:
+    """Open a stage in an event loop of this step, and give what does its work for a partition.
+
+    A step is synchronous around one `asyncio.Runner`: on cancellation all tasks end and their clean-up completes.
+    """
+    opened = AsyncExitStack()
+
+    async def enter() -> tuple[Ledgers, Work]:
+        ledgers = await opened.enter_async_context(postgres.open())
+        return ledgers, await opened.enter_async_context(stage.open(ledgers))
+
+    with asyncio.Runner() as runner:
+        try:
+            with translated():
+                ledgers, work = runner.run(enter())
+
+            async def one(key: str) -> Outcome:
+                return await work(await ledgers.tenant(key))
+
+            def attempt(key: str) -> Outcome:
+                identity = bound_to_run(trace_id=context.run.run_id, tenant_id=key, asset=_asset(context))
+                with identity, translated():
+                    outcome = runner.run(one(key), context=copy_context())
+                outcome.raise_if_failed()
+                return outcome
+
+            yield attempt
+        finally:
+            runner.run(opened.aclose())
 
 
 def _asset(context: dg.AssetExecutionContext) -> str:
@@ -55,65 +124,43 @@ def _asset(context: dg.AssetExecutionContext) -> str:
     return "+".join(sorted(key.to_user_string() for key in keys))
 
 
-def run_for_tenants(
-    context: dg.AssetExecutionContext,
-    postgres: PostgresResource,
-    work: Callable[[Tenant, Ledgers], Coroutine[None, None, Report]],
-) -> Iterator[tuple[Tenant, Report]]:
-    """Run one core coroutine for each tenant of the run's partitions, one after the other; each fails alone.
+@dataclass(slots=True)
+class _Range:
+    """The tenants of a run that takes several.
 
-    A tenant that is not active is left out of a run for several. One partition alone is run as by `run_for_tenant`.
-
-    Args:
-        work: Called with the tenant and the open ledgers, which are the same for all.
-
-    Yields:
-        Each tenant with its report, as soon as it is there.
-
-    Raises:
-        dg.Failure: In the end, when tenants failed; says which. Not to be retried: what was yielded would be doubled.
+    Attributes:
+        failures: Partition → what it failed of.
+        passing: Those that failed for a passing reason, to be tried once more.
     """
-    keys = context.partition_keys
-    if len(keys) == 1:
-        yield run_for_tenant(context, postgres, work)
-        return
-    failures: dict[str, str] = {}
-    in_succession = 0
-    opened = AsyncExitStack()
-    with asyncio.Runner() as runner:
-        with translated():
-            ledgers = runner.run(opened.enter_async_context(postgres.open()))
 
-        async def one(key: str) -> tuple[Tenant, Report]:
-            tenant = await ledgers.tenant(key)
-            return tenant, await work(tenant, ledgers)
+    context: dg.AssetExecutionContext
+    attempt: Callable[[str], Outcome]
+    failures: dict[str, str] = field(default_factory=dict)
+    passing: list[str] = field(default_factory=list)
 
-        try:
-            for done, key in enumerate(keys):
-                with bound_to_run(trace_id=context.run.run_id, tenant_id=key, asset=_asset(context)):
-                    try:
-                        with translated():
-                            outcome = runner.run(one(key), context=copy_context())
-                    except Exception as error:
-                        if isinstance(error.__cause__, TenantUnknown):
-                            context.log.warning(f"{key} is left out: {error.__cause__}")
-                            continue
-                        context.log.exception(f"{key} failed")
-                        failures[key] = str(error.description if isinstance(error, dg.Failure) else repr(error))
-                        passing = isinstance(error, dg.Failure) and error.allow_retries
-                        in_succession = in_succession + 1 if passing else 0
-                        if in_succession == GIVE_UP_AFTER:
-                            failures |= dict.fromkeys(keys[done + 1 :], "not tried")
-                            break
-                        continue
-                in_succession = 0
-                yield outcome
-        finally:
-            runner.run(opened.aclose())
-    if failures:
-        raise dg.Failure(
-            description=f"{len(failures)} of {len(keys)} tenants failed; the others are done. "
-            f"First: {'; '.join(f'{key}: {text}' for key, text in list(failures.items())[:EXAMPLES])}",
-            metadata={"failed_partitions": dg.MetadataValue.json(list(failures))},
-            allow_retries=False,
-        )
+    def run(self, keys: Sequence[str]) -> Iterator[Outcome]:
+        """Try each; when something is down for all, name the rest as failed and end."""
+        in_succession = 0
+        for done, key in enumerate(keys):
+            try:
+                outcome = self.attempt(key)
+            except Exception as error:
+                if isinstance(error.__cause__, TenantUnknown):
+                    self.context.log.warning(f"{key} is left out: {error.__cause__}")
+                    continue
+                self.context.log.exception(f"{key} failed")
+                self.failures[key] = str(error.description if isinstance(error, dg.Failure) else repr(error))
+                if isinstance(error, dg.Failure) and error.allow_retries:
+                    self.passing.append(key)
+                    in_succession += 1
+                else:
+                    in_succession = 0
+                if in_succession == GIVE_UP_AFTER:
+                    for left in keys[done + 1 :]:
+                        self.failures.setdefault(left, "not tried")
+                    self.passing.clear()
+                    return
+                continue
+            in_succession = 0
+            self.failures.pop(key, None)
+            yield outcome

@@ -3,14 +3,15 @@
 What is not here: what is found and put right (`core/reconcile.py`), and what is said of it (`core/findings.py`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from vision_assets.core.budget import Swept
-from vision_assets.core.findings import Finding, below_limits, matches_storage, without_stale_holds
+from vision_assets.core.findings import below_limits, matches_storage, without_stale_holds
 from vision_assets.core.levels import Gauge, budget_gauges, storage_gauges
 from vision_assets.core.orphans import ORPHAN_AGE, Orphans, StrayFolder, stray_folders
 from vision_assets.core.reconcile import Reconciliation, ReconciliationReport
@@ -18,13 +19,13 @@ from vision_assets.core.storage import CONTENT_TYPES
 from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import RETRY
 from vision_assets.defs.metadata import megabytes, table
-from vision_assets.defs.partitions import TENANTS
-from vision_assets.defs.progress import ProgressLog
-from vision_assets.defs.steps import run_for_tenants
+from vision_assets.defs.outcomes import Checked, Made, Metadata, Outcome
+from vision_assets.defs.partitions import RANGES, TENANTS
+from vision_assets.defs.progress import InfoLog, ProgressLog
+from vision_assets.defs.steps import Work, run_for_tenants
 from vision_assets.resources import Ledgers, PostgresResource, S3Resource, StorageQuotaResource, TokenBudgetResource
 
 TENANT_STORAGE_USAGE = dg.AssetKey("tenant_storage_usage")
-MAX_TENANTS_PER_RUN = 100
 LOST_CALLS_WITHIN = timedelta(hours=6)
 """As often as the schedule comes by: each lost call is told of once or twice, and then the check passes again."""
 
@@ -49,32 +50,32 @@ class _Seen:
     budget: Sequence[Gauge]
     lost_calls: Swept
 
-    def findings(self) -> dict[str, Finding]:
-        """Decide each check."""
-        return {
-            "quota_below_limit": below_limits(self.storage),
-            "budget_below_limit": below_limits(self.budget),
-            "usage_matches_storage": matches_storage(self.report),
-            "no_stale_holds": without_stale_holds(
-                self.report, lost_calls=self.lost_calls.holds, lost_tokens=self.lost_calls.tokens
+    def checks(self, tenant: Tenant) -> list[Checked]:
+        """Decide each check, and show its figures."""
+        drift, name = drift_table(self.report), dg.MetadataValue.text(tenant.name)
+        held = without_stale_holds(self.report, lost_calls=self.lost_calls.holds, lost_tokens=self.lost_calls.tokens)
+        return [
+            Checked(
+                "quota_below_limit",
+                below_limits(self.storage),
+                {"tenant": name, "levels": levels_table(self.storage)},
             ),
-        }
-
-    def figures(self) -> dict[str, dict[str, dg.MetadataValue]]:
-        """Show each check's figures."""
-        return {
-            "quota_below_limit": {"levels": levels_table(self.storage)},
-            "budget_below_limit": {"levels": levels_table(self.budget)},
-            "usage_matches_storage": {"drift": drift_table(self.report)},
-            "no_stale_holds": {"drift": drift_table(self.report)},
-        }
+            Checked(
+                "budget_below_limit",
+                below_limits(self.budget),
+                {"tenant": name, "levels": levels_table(self.budget)},
+            ),
+            Checked("usage_matches_storage", matches_storage(self.report), {"tenant": name, "drift": drift}),
+            Checked("no_stale_holds", held, {"tenant": name, "drift": drift}),
+        ]
 
 
 @dg.multi_asset(
     name="tenant_storage_usage",
     can_subset=True,  # a check whose tenant failed has no outcome; otherwise Dagster would miss it
     partitions_def=TENANTS,
-    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=MAX_TENANTS_PER_RUN),
+    backfill_policy=RANGES["tenant_storage_usage"],
+    pool="s3",
     retry_policy=RETRY,
     specs=[
         dg.AssetSpec(
@@ -105,52 +106,55 @@ def tenant_storage_usage(
     token_budget: TokenBudgetResource,
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
     """Reconcile the tenants of the run, each by itself, and check their levels."""
-    strays: list[StrayFolder] | None = None  # of the bucket, so they are looked for once a run
+    stage = StorageUsageStage(s3=s3, storage_quota=storage_quota, token_budget=token_budget, log=context.log)
+    is_selected = TENANT_STORAGE_USAGE in context.selected_asset_keys
+    for outcome in run_for_tenants(context, postgres, stage):
+        yield from (event for event in outcome.events() if is_selected or isinstance(event, dg.AssetCheckEvaluation))
 
-    async def work(tenant: Tenant, ledgers: Ledgers) -> _Seen:
-        nonlocal strays
-        store = s3.connect()
-        guard = storage_quota.guard(store, ledgers)
-        report = await Reconciliation(
-            tenant_id=tenant.id,
-            store=store,
-            guard=guard,
-            ledger=ledgers.reconciliation,
-            on_listed=ProgressLog(context.log, f"tenant_storage_usage: objects of {tenant.name}"),
-        ).run()
-        if strays is None:
-            strays = await stray_folders(store, ledgers.orphans)
-        gate = token_budget.gate(ledgers)
-        lost_calls = await gate.lost(tenant.id, within=LOST_CALLS_WITHIN)
-        return _Seen(
-            report,
-            await ledgers.orphans.orphans(tenant.id, before=datetime.now(UTC) - ORPHAN_AGE),
-            storage_gauges(report.usage, guard.limits, tenant_name=tenant.name),
-            budget_gauges(await gate.windows(tenant.id), tenant_name=tenant.name),
-            lost_calls,
-        )
 
-    for tenant, seen in run_for_tenants(context, postgres, work):
-        if TENANT_STORAGE_USAGE in context.selected_asset_keys:
-            yield dg.AssetMaterialization(
-                TENANT_STORAGE_USAGE, partition=str(tenant.id), metadata=_metadata(tenant, seen, strays or [])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageUsageStage:
+    """Holds a tenant's books against S3."""
+
+    s3: S3Resource
+    storage_quota: StorageQuotaResource
+    token_budget: TokenBudgetResource
+    log: InfoLog
+
+    @asynccontextmanager
+    async def open(self, ledgers: Ledgers) -> AsyncIterator[Work]:
+        """See `steps.Stage`."""
+        store = self.s3.connect()
+        guard = self.storage_quota.guard(store, ledgers)
+        gate = self.token_budget.gate(ledgers)
+        strays: list[StrayFolder] | None = None  # of the bucket, so they are looked for once
+
+        async def work(tenant: Tenant) -> Outcome:
+            nonlocal strays
+            report = await Reconciliation(
+                tenant_id=tenant.id,
+                store=store,
+                guard=guard,
+                ledger=ledgers.reconciliation,
+                on_listed=ProgressLog(self.log, f"tenant_storage_usage: objects of {tenant.name}"),
+            ).run()
+            if strays is None:
+                strays = await stray_folders(store, ledgers.orphans)
+            lost_calls = await gate.lost(tenant.id, within=LOST_CALLS_WITHIN)
+            seen = _Seen(
+                report,
+                await ledgers.orphans.orphans(tenant.id, before=datetime.now(UTC) - ORPHAN_AGE),
+                storage_gauges(report.usage, guard.limits, tenant_name=tenant.name),
+                budget_gauges(await gate.windows(tenant.id), tenant_name=tenant.name),
+                lost_calls,
             )
-        figures = seen.figures()
-        for name, finding in seen.findings().items():
-            yield dg.AssetCheckEvaluation(
-                asset_key=TENANT_STORAGE_USAGE,
-                check_name=name,
-                partition=str(tenant.id),
-                passed=finding.severity is None,
-                severity=dg.AssetCheckSeverity.ERROR if finding.severity == "error" else dg.AssetCheckSeverity.WARN,
-                description=finding.message,
-                metadata={"tenant": dg.MetadataValue.text(tenant.name), **figures[name]},
-            )
+            made = Made(TENANT_STORAGE_USAGE, _metadata(tenant, seen, strays), seen.checks(tenant))
+            return Outcome(tenant, [made], done=report.listed_objects)
+
+        yield work
 
 
-def _metadata(
-    tenant: Tenant, seen: _Seen, strays: Sequence[StrayFolder]
-) -> dict[str, dg.MetadataValue | str | int | float]:
+def _metadata(tenant: Tenant, seen: _Seen, strays: Sequence[StrayFolder]) -> Metadata:
     report, usage = seen.report, seen.report.usage
     return {
         "tenant": tenant.name,

@@ -36,13 +36,18 @@ class PostgresMedia:
             return count
 
     async def unfinished(
-        self, tenant_id: TenantId, *, after: tuple[int, int] | None, limit: int
+        self, tenant_id: TenantId, *, after: tuple[int, int] | None, limit: int, again: bool
     ) -> Sequence[Reference]:
         """See the Protocol."""
         after_seq, after_position = after or (-1, -1)
         async with self.database.connection() as connection:
             rows = sql.unfinished(
-                connection, tenant_id=tenant_id, after_seq=after_seq, after_position=after_position, row_limit=limit
+                connection,
+                tenant_id=tenant_id,
+                after_seq=after_seq,
+                after_position=after_position,
+                row_limit=limit,
+                again=again,
             )
             return [Reference(**row) async for row in rows]
 

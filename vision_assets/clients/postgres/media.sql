@@ -3,13 +3,14 @@
 SELECT count(*) FROM post_media
 WHERE tenant_id = :tenant_id AND state IN ('pending', 'blocked', 'missing') AND reason IS DISTINCT FROM 'not_exported';
 
--- name: unfinished(tenant_id, after_seq, after_position, row_limit)
+-- name: unfinished(tenant_id, after_seq, after_position, row_limit, again)
 -- References of one tenant that are to do, in the order of the posts. What an export left out is not looked for again.
 SELECT m.post_id, m.position, p.seq AS post_seq, m.source_uri
 FROM post_media m
 JOIN posts p ON p.tenant_id = m.tenant_id AND p.id = m.post_id
 WHERE m.tenant_id = :tenant_id
   AND m.state IN ('pending', 'blocked', 'missing') AND m.reason IS DISTINCT FROM 'not_exported'
+  AND (m.state = 'pending' OR :again::boolean)
   AND p.seq >= :after_seq AND (p.seq, m.position) > (:after_seq, :after_position)
 ORDER BY p.seq, m.position
 LIMIT :row_limit;

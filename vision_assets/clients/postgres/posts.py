@@ -104,6 +104,12 @@ async def list_tenants(database: Database) -> list[Tenant]:
         return [_active(row) async for row in sql.list_tenants(connection)]
 
 
+async def tenants_activity(database: Database) -> dict[TenantId, bool]:
+    """Tell of every tenant whether it is active."""
+    async with database.connection() as connection:
+        return {TenantId(row["id"]): row["active"] async for row in sql.tenants_activity(connection)}
+
+
 def _active(row: Mapping[str, Any]) -> Tenant:
     if not row["active"]:
         raise TenantUnknown(f"The tenant {row['name']!r} is not active: set tenants.active to make it so again.")

@@ -84,3 +84,7 @@ RETURNING true;
 -- name: list_tenants()
 -- The active tenants, by name.
 SELECT id, name, active, settings FROM tenants WHERE active ORDER BY name;
+
+-- name: tenants_activity()
+-- Every tenant, and whether it is active.
+SELECT id, active FROM tenants;

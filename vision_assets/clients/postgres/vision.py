@@ -361,14 +361,3 @@ class PostgresVision:
         """See the Protocol."""
         async with self.database.connection() as connection:
             await sql.forget_decisions(connection, tenant_id=tenant_id, now=todo.now, **identity(todo.provider))
-
-    async def tenants_with_due(self, now: datetime, *, limit: int) -> Mapping[TenantId, datetime]:
-        """List active tenants that have deferred pictures whose time has come, with the time of the first.
-
-        Args:
-            now: Aware UTC.
-            limit: Of tenants, whichever they are.
-        """
-        async with self.database.connection() as connection:
-            rows = sql.tenants_with_due(connection, now=now, row_limit=limit)
-            return {TenantId(row["tenant_id"]): row["due_at"] async for row in rows}

@@ -236,17 +236,6 @@ WHERE d.tenant_id = :tenant_id
         WHERE r.tenant_id = :tenant_id AND r.sha256 = d.sha256 AND r.provider = :provider AND r.model = :model
           AND r.schema_version = :schema_version AND r.fingerprint = :fingerprint AND r.method <> 'fallback'));
 
--- name: tenants_with_due(now, row_limit)
--- Active tenants that have pictures which were deferred and whose time has come, with the time of the first; in no order,
--- so that those whose runs fail each time keep nobody else waiting.
-SELECT d.tenant_id, min(d.due_at) AS due_at
-FROM vision_decisions d
-JOIN tenants t ON t.id = d.tenant_id AND t.active
-WHERE d.due_at <= :now
-GROUP BY d.tenant_id
-ORDER BY random()
-LIMIT :row_limit;
-
 -- name: is_analysed(tenant_id, sha256, provider, model, schema_version, fingerprint)$
 -- Whether a picture has a result, or an error, of this provider at this fingerprint.
 SELECT EXISTS (

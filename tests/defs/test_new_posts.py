@@ -1,0 +1,222 @@
+"""The job `new_posts` through Dagster, on the real parts: many tenants in one run, each in its own partition."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+
+from tests.pictures import photo
+from tests.world import World, open_world
+from vision_assets.core.tenants import Tenant
+from vision_assets.definitions import build_defs
+from vision_assets.defs.new_posts import NEW_POSTS
+from vision_assets.defs.partitions import TENANTS
+from vision_assets.resources import MediaSourceResource, NewPostsResource, PostgresResource, QdrantResource, S3Resource
+from vision_assets.settings import Settings
+
+ASSETS = {"media_objects", "phash_index", "vision_results", "post_enrichment", "qdrant_collection"}
+CHECKED = dg.DagsterEventType.ASSET_CHECK_EVALUATION
+POST = """
+INSERT INTO posts (id, tenant_id, channel_id, message_id, posted_at, text)
+SELECT gen_random_uuid(), tenant_id, id, 1000, now(), 'words' FROM channels WHERE tenant_id = $1
+"""
+TO_DO = "SELECT tenant_id FROM tenant_changes"
+RESULTS = "SELECT tenant_id, count(*) FROM vision_results GROUP BY 1"
+INDEXED = "SELECT tenant_id, count(*) FROM search_index GROUP BY 1"
+
+
+class Stage:
+    """Tenants with pictures, and runs of the job over them."""
+
+    def __init__(self, parts: Settings, database: str, bucket: str, folder: Path) -> None:
+        self.parts, self.database, self.bucket, self.folder = parts, database, bucket, folder
+        self.seeds = count(1)
+
+    def within(self, act: Callable[[World], Any]) -> Any:
+        """Do something in the world, in a loop of its own."""
+
+        async def done() -> Any:
+            async with open_world(self.database, self.bucket, self.parts) as world:
+                return await act(world)
+
+        return asyncio.run(done())
+
+    def tenant(self, name: str, *, pictures: int) -> Tenant:
+        """A tenant with so many new pictures, a post each."""
+        source = self.folder / name
+        source.mkdir()
+        for number in range(pictures):
+            photo(96, 64, seed=next(self.seeds)).save(source / f"{number}.jpg")
+
+        async def load(world: World) -> Tenant:
+            tenant = await world.tenant(name)
+            await world.load(tenant, source)
+            return tenant
+
+        made: Tenant = self.within(load)
+        return made
+
+    def execute(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run a statement and give its rows."""
+
+        async def run(world: World) -> list[tuple[Any, ...]]:
+            return [tuple(row) for row in await world.database.pool.fetch(statement, *values)]
+
+        rows: list[tuple[Any, ...]] = self.within(run)
+        return rows
+
+    def run(self, instance: dg.DagsterInstance, **limits: Any) -> dg.ExecuteInProcessResult:
+        """Run the job until nobody waits."""
+        assert self.parts.aws_access_key_id is not None
+        assert self.parts.aws_secret_access_key is not None
+        assert self.parts.qdrant_url is not None
+        defs = build_defs(
+            resources={
+                "postgres": PostgresResource(database_url=self.database),
+                "qdrant": QdrantResource(url=self.parts.qdrant_url),
+                "s3": S3Resource(
+                    bucket=self.bucket,
+                    endpoint_url=self.parts.s3_endpoint_url,
+                    access_key_id=self.parts.aws_access_key_id.get_secret_value(),
+                    secret_access_key=self.parts.aws_secret_access_key.get_secret_value(),
+                ),
+                "media_source": MediaSourceResource(),
+                "new_posts_limits": NewPostsResource(idle_seconds=0, **limits),
+            }
+        )
+        return defs.resolve_job_def(NEW_POSTS).execute_in_process(instance=instance, raise_on_error=False)
+
+
+@pytest.fixture
+def stage(parts: Settings, database: str, bucket: str, tmp_path: Path) -> Stage:
+    """Nobody yet."""
+    return Stage(parts, database, bucket, tmp_path)
+
+
+def made(result: dg.ExecuteInProcessResult) -> Counter[tuple[str, str | None]]:
+    """Which assets were materialized for which partitions."""
+    return Counter(
+        (event.asset_key.to_user_string(), event.partition)
+        for event in result.all_events
+        if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION and event.asset_key
+    )
+
+
+def test_one_run_takes_many_tenants_through_the_chain(stage: Stage) -> None:
+    """Each asset of each tenant is materialized in its partition, with its check; then nothing is left to do."""
+    tenants = [stage.tenant(name, pictures=2) for name in ("one", "two", "three")]
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = stage.run(instance)
+        assert result.success
+        assert made(result) == {(asset, str(tenant.id)): 1 for asset in ASSETS for tenant in tenants}
+        checks = [event.asset_check_evaluation_data for event in result.all_events if event.event_type == CHECKED]
+        assert {(check.check_name, check.partition) for check in checks} == {
+            ("reuse_agreement", str(tenant.id)) for tenant in tenants
+        }
+        counts = {tenant.id: 2 for tenant in tenants}
+        assert dict(stage.execute(RESULTS)) == dict(stage.execute(INDEXED)) == counts
+        assert stage.execute(TO_DO) == []
+        assert made(stage.run(instance)) == {}
+
+
+def test_only_what_changed_is_told(stage: Stage) -> None:
+    """A post without a picture is found in the search, and its tenant's pictures are no news; nor are other tenants."""
+    tenant, _ = stage.tenant("one", pictures=1), stage.tenant("two", pictures=1)
+    with dg.DagsterInstance.ephemeral() as instance:
+        stage.run(instance)
+        stage.execute(POST, tenant.id)
+        assert made(stage.run(instance)) == {("qdrant_collection", str(tenant.id)): 1}
+    assert dict(stage.execute(INDEXED))[tenant.id] == 2
+
+
+def test_a_broken_tenant_fails_alone(stage: Stage) -> None:
+    """Its pictures wait, their partition is red, and its words are found; the others go well, and so does it later."""
+    broken, well = stage.tenant("broken", pictures=1), stage.tenant("well", pictures=1)
+    stage.execute(POST, broken.id)
+    stage.execute('UPDATE tenants SET settings = \'{"vision": {"no_such_key": 1}}\' WHERE id = $1', broken.id)
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(str(TENANTS.name), [str(broken.id), str(well.id)])
+        result = stage.run(instance)
+        assert not result.success
+        [failure] = result.get_step_failure_events()
+        told = failure.step_failure_data.user_failure_data
+        assert told is not None
+        assert "1 of 2 tenants failed for good" in str(told.description)
+        assert str(broken.id) in str(told.description)
+        assert "no_such_key" in str(told.description)
+        assert {asset for asset, partition in made(result) if partition == str(well.id)} == ASSETS
+        assert {asset for asset, partition in made(result) if partition == str(broken.id)} == {
+            "media_objects",
+            "phash_index",
+            "qdrant_collection",
+        }
+        assert failed(instance) == {"vision_results": {str(broken.id)}, "post_enrichment": {str(broken.id)}}
+        assert stage.execute(TO_DO) == [(broken.id,)]
+        stage.execute("UPDATE tenants SET settings = '{}' WHERE id = $1", broken.id)
+        assert ("vision_results", str(broken.id)) in made(stage.run(instance))
+        assert failed(instance) == {}
+    assert stage.execute(TO_DO) == []
+
+
+def failed(instance: dg.DagsterInstance) -> dict[str, set[str]]:
+    """The partitions that the UI shows in red, by asset."""
+    found = {}
+    for asset in ASSETS:
+        status = get_and_update_asset_status_cache_value(instance, dg.AssetKey(asset), TENANTS)
+        assert status is not None
+        found[asset] = set(status.deserialize_failed_partition_subsets(TENANTS).get_partition_keys())
+    return {asset: partitions for asset, partitions in found.items() if partitions}
+
+
+def test_a_large_tenant_takes_several_turns(stage: Stage) -> None:
+    """With a share of two pictures a turn, five take three; nothing is left behind."""
+    large, small = stage.tenant("large", pictures=5), stage.tenant("small", pictures=1)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = stage.run(instance, pictures_a_turn=2, tenants_at_once=1)
+        turns = [partition for event in materialized(result, "vision_results") if (partition := event.partition)]
+    assert turns == [str(large.id), str(small.id), str(large.id), str(large.id)]
+    assert dict(stage.execute(RESULTS)) == {large.id: 5, small.id: 1}
+    assert stage.execute(TO_DO) == []
+
+
+def materialized(result: dg.ExecuteInProcessResult, asset: str) -> list[dg.DagsterEvent]:
+    """The materializations of an asset in their order."""
+    return [
+        event
+        for event in result.all_events
+        if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION and event.asset_key == dg.AssetKey(asset)
+    ]
+
+
+def test_files_that_are_missing_are_not_looked_for_in_each_turn(stage: Stage) -> None:
+    """Although they come first, they keep no new picture of a small share waiting."""
+    tenant = stage.tenant("one", pictures=3)
+    for path in (stage.folder / "one").glob("*.jpg"):
+        path.rename(path.with_suffix(".away"))
+    with dg.DagsterInstance.ephemeral() as instance:
+        stage.run(instance, pictures_a_turn=2)
+        assert stage.execute("SELECT DISTINCT state FROM post_media") == [("missing",)]
+        photo(96, 64, seed=next(stage.seeds)).save(stage.folder / "one" / "9.jpg")
+
+        async def load(world: World) -> None:
+            await world.load(tenant, stage.folder / "one")
+
+        stage.within(load)
+        stage.run(instance, pictures_a_turn=2)
+    assert dict(stage.execute(RESULTS)) == {tenant.id: 1}
+
+
+@pytest.mark.slow
+def test_without_a_database_the_run_fails_for_a_retry(stage: Stage, database: str) -> None:
+    """It is no tenant's fault."""
+    stage.database = "postgresql://127.0.0.1:1/nowhere"
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = stage.run(instance)
+    assert not result.success
+    assert [event for event in result.all_events if event.is_step_up_for_retry]

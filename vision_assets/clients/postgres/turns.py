@@ -1,0 +1,106 @@
+"""The line of tenants that have something to do, in Postgres. What is not here: who works on them (`core/turns.py`)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from vision_assets.clients.postgres import Database, statements
+from vision_assets.core.storable_text import storable
+from vision_assets.core.tenants import Tenant, TenantId
+from vision_assets.core.turns import Taken, Turn, Waiting
+
+sql = statements("turns")
+
+MAX_CHANGES = 10_000
+"""That a turn sees at most; the others are seen by the tenant's next one, which then finds nothing to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresLine:
+    """Implements `core.turns.Line`; beside it, what the sensor asks."""
+
+    database: Database
+
+    async def claim(self, run_id: str, *, lease: timedelta) -> Turn | None:
+        """See the Protocol."""
+        while True:
+            async with self.database.connection() as connection:
+                row = await sql.claim(connection, run_id=run_id, lease=lease, row_limit=MAX_CHANGES)
+            if row is None:
+                return None
+            if row["is_won"]:
+                tenant = Tenant(TenantId(row["id"]), row["name"], row["settings"])
+                return Turn(tenant, run_id, row["began_at"], row["attempts"], row["change_ids"])
+
+    async def prolong(self, run_id: str, turns: Sequence[Turn], *, lease: timedelta) -> None:
+        """See the Protocol."""
+        async with self.database.connection() as connection:
+            await sql.prolong(
+                connection,
+                run_id=run_id,
+                lease=lease,
+                tenant_ids=[turn.tenant.id for turn in turns],
+                began_at=[turn.began_at for turn in turns],
+            )
+
+    async def end(self, turn: Turn, *, has_more: bool = False) -> bool:
+        """See the Protocol."""
+        return await self._end(turn, has_more=has_more, is_failed=False, rest=timedelta(), error=None)
+
+    async def end_failed(self, turn: Turn, error: str, *, rest: timedelta) -> bool:
+        """See the Protocol."""
+        return await self._end(turn, has_more=True, is_failed=True, rest=rest, error=storable(error))
+
+    async def _end(self, turn: Turn, *, has_more: bool, is_failed: bool, rest: timedelta, error: str | None) -> bool:
+        async with self.database.connection() as connection:
+            was_ours: bool = await sql.end_turn(
+                connection,
+                **_key(turn),
+                is_failed=is_failed,
+                rest=rest,
+                error=error,
+                change_ids=turn.change_ids,
+                has_more=has_more,
+            )
+            return was_ours
+
+    async def give_back(self, turn: Turn) -> None:
+        """See the Protocol."""
+        async with self.database.connection() as connection:
+            await sql.give_back(connection, **_key(turn))
+
+    async def taken(self) -> list[Taken]:
+        """List the turns that runs have now."""
+        async with self.database.connection() as connection:
+            return [
+                Taken(TenantId(row["tenant_id"]), row["run_id"], row["attempts"]) async for row in sql.taken(connection)
+            ]
+
+    async def take_back(self, rests: Mapping[Taken, timedelta]) -> None:
+        """End turns whose runs will not; their tenants rest so long."""
+        async with self.database.connection() as connection:
+            await sql.take_back(
+                connection,
+                tenant_ids=[turn.tenant_id for turn in rests],
+                rests=list(rests.values()),
+                run_ids=[turn.run_id for turn in rests],
+            )
+
+    async def add_due(self, now: datetime) -> None:
+        """Put the tenants in line that have deferred pictures whose time has come.
+
+        Args:
+            now: Aware UTC.
+        """
+        async with self.database.connection() as connection:
+            await sql.add_due(connection, now=now)
+
+    async def first_waiting(self) -> Waiting | None:
+        """Tell of the first in line whom nobody has and that does not rest."""
+        async with self.database.connection() as connection:
+            row = await sql.first_waiting(connection)
+        return Waiting(row["id"], row["seconds"]) if row else None
+
+
+def _key(turn: Turn) -> dict[str, object]:
+    return {"tenant_id": turn.tenant.id, "run_id": turn.run_id, "began_at": turn.began_at}

@@ -1,0 +1,91 @@
+-- name: claim(run_id, lease, row_limit)^
+-- Give a run the active tenant that has waited longest and that nobody has, with the changes that stand now; they stand
+-- for all that was committed before. `is_won` is false when somebody else was faster.
+WITH next AS (
+    SELECT c.tenant_id
+    FROM tenant_changes c
+    JOIN tenants t ON t.id = c.tenant_id AND t.active
+    LEFT JOIN tenant_turns w ON w.tenant_id = c.tenant_id
+    WHERE coalesce(w.free_at, '-infinity') <= now()
+    ORDER BY c.id
+    LIMIT 1
+), taken AS (
+    INSERT INTO tenant_turns AS w (tenant_id, run_id, free_at, began_at, attempts)
+    SELECT tenant_id, :run_id, now() + :lease, clock_timestamp(), 1 FROM next
+    ON CONFLICT (tenant_id) DO UPDATE SET
+        run_id = excluded.run_id, free_at = excluded.free_at, began_at = excluded.began_at, attempts = w.attempts + 1
+    WHERE w.free_at <= now()
+    RETURNING w.tenant_id, w.began_at, w.attempts
+)
+SELECT t.id, t.name, t.settings, taken.began_at, taken.attempts, taken.tenant_id IS NOT NULL AS is_won,
+       array(SELECT c.id FROM tenant_changes c WHERE c.tenant_id = t.id ORDER BY c.id LIMIT :row_limit) AS change_ids
+FROM next
+JOIN tenants t ON t.id = next.tenant_id
+LEFT JOIN taken ON taken.tenant_id = next.tenant_id;
+
+-- name: prolong(run_id, lease, tenant_ids, began_at)!
+-- Keep what a run still has.
+UPDATE tenant_turns w SET free_at = now() + :lease
+FROM unnest(:tenant_ids::uuid[], :began_at::timestamptz[]) AS own (tenant_id, began_at)
+WHERE w.tenant_id = own.tenant_id AND w.began_at = own.began_at AND w.run_id = :run_id;
+
+-- name: end_turn(tenant_id, run_id, began_at, is_failed, rest, error, change_ids, has_more)$
+-- End a turn that the run still has, and tell whether it had it: the changes that it has seen go. Where something is left
+-- to do, one stands for them all, as old as they are, at the end of the line.
+WITH ended AS (
+    UPDATE tenant_turns SET
+        run_id = NULL, free_at = now() + :rest, error = :error,
+        attempts = CASE WHEN :is_failed::boolean THEN attempts ELSE 0 END
+    WHERE tenant_id = :tenant_id AND run_id = :run_id AND began_at = :began_at
+    RETURNING tenant_id
+), seen AS (
+    DELETE FROM tenant_changes c USING ended
+    WHERE c.tenant_id = ended.tenant_id AND c.id = ANY(:change_ids::bigint[])
+    RETURNING c.tenant_id, c.changed_at
+), left_over AS (
+    INSERT INTO tenant_changes (tenant_id, changed_at)
+    SELECT tenant_id, min(changed_at) FROM seen WHERE :has_more::boolean OR :is_failed::boolean GROUP BY tenant_id
+)
+SELECT EXISTS (SELECT FROM ended);
+
+-- name: give_back(tenant_id, run_id, began_at)!
+-- End a turn that was broken off: all is as if it had not begun.
+UPDATE tenant_turns SET run_id = NULL, free_at = now(), attempts = attempts - 1
+WHERE tenant_id = :tenant_id AND run_id = :run_id AND began_at = :began_at;
+
+-- name: taken()
+-- The turns that runs have, and how many in succession did not end well before.
+SELECT tenant_id, run_id, attempts FROM tenant_turns WHERE run_id IS NOT NULL;
+
+-- name: take_back(tenant_ids, rests, run_ids)!
+-- End the turns of runs that have ended without ending them; their tenants rest.
+UPDATE tenant_turns w SET run_id = NULL, free_at = now() + lost.rest, error = 'The run ended in the middle of the turn.'
+FROM unnest(:tenant_ids::uuid[], :rests::interval[], :run_ids::text[]) AS lost (tenant_id, rest, run_id)
+WHERE w.tenant_id = lost.tenant_id AND w.run_id = lost.run_id;
+
+-- name: add_due(now)!
+-- Enter the active tenants with a deferred picture whose time has come and that are not in line. One whose last turn has
+-- left the picture as it was comes again after an hour.
+INSERT INTO tenant_changes (tenant_id, changed_at)
+SELECT t.id, due.at
+FROM tenants t
+LEFT JOIN tenant_turns w ON w.tenant_id = t.id
+CROSS JOIN LATERAL (
+    SELECT d.due_at AS at FROM vision_decisions d
+    WHERE d.tenant_id = t.id AND d.due_at <= :now
+      AND (w.tenant_id IS NULL OR d.due_at > w.began_at OR w.began_at < :now::timestamptz - interval '1 hour')
+    ORDER BY d.due_at
+    LIMIT 1
+) due
+WHERE t.active AND coalesce(w.free_at, '-infinity') <= now()
+  AND NOT EXISTS (SELECT FROM tenant_changes c WHERE c.tenant_id = t.id);
+
+-- name: first_waiting()^
+-- The first change in line whose tenant may be taken now, and for how many seconds it waits.
+SELECT c.id, extract(epoch FROM clock_timestamp() - c.changed_at)::float8 AS seconds
+FROM tenant_changes c
+JOIN tenants t ON t.id = c.tenant_id AND t.active
+LEFT JOIN tenant_turns w ON w.tenant_id = c.tenant_id
+WHERE coalesce(w.free_at, '-infinity') <= now()
+ORDER BY c.id
+LIMIT 1;

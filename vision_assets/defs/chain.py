@@ -1,0 +1,90 @@
+"""All stages for one tenant, one after the other, as a turn of `new_posts` takes them.
+
+What is not here: the stages (each asset's module), and which tenants (`new_posts.py`).
+"""
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import dagster as dg
+import structlog
+
+from vision_assets.core.errors import DatabaseUnavailable, VisionAssetsError
+from vision_assets.core.tenants import Tenant
+from vision_assets.core.turns import is_permanent, text_of
+from vision_assets.defs.outcomes import Outcome
+from vision_assets.defs.steps import Work
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A stage that is open, and the assets that it makes."""
+
+    assets: Sequence[dg.AssetKey]
+    work: Work
+
+
+@dataclass(slots=True)
+class Chained:
+    """What a turn did, stage by stage; a `core.turns.Done`.
+
+    Attributes:
+        outcomes: Of the stages that came to one.
+        failures: Of items, and of stages as a whole.
+        broken: Assets that will not be made before somebody does something about it.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    broken: list[dg.AssetKey] = field(default_factory=list)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether a stage used its share up."""
+        return any(outcome.has_more for outcome in self.outcomes)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether something will not pass by itself."""
+        return bool(self.broken)
+
+    def add(self, link: Link, outcome: Outcome) -> None:
+        """Take in what a stage did."""
+        self.outcomes.append(outcome)
+        self.failures += outcome.failures
+        self.broken += link.assets if outcome.hopeless else ()
+
+    def add_failure(self, link: Link, error: Exception) -> None:
+        """Take in that a stage came to nothing."""
+        text = text_of(error)
+        self.failures += [] if text in self.failures else [text]
+        self.broken += link.assets if is_permanent(error) else ()
+
+    def events(self) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+        """Tell of the assets in which something has changed, and that are not done in parts only."""
+        for outcome in self.outcomes:
+            if outcome.done and not outcome.failures:
+                yield from outcome.events()
+
+
+def chained(links: Sequence[Link]) -> Callable[[Tenant], Awaitable[Chained]]:
+    """Put stages together: each does what it can, whatever became of the one before.
+
+    A post is to be found by its words although the pictures of the tenant cannot be looked at.
+    """
+
+    async def work(tenant: Tenant) -> Chained:
+        done = Chained()
+        for link in links:
+            try:
+                done.add(link, await link.work(tenant))
+            except DatabaseUnavailable:
+                raise
+            except (VisionAssetsError, ExceptionGroup) as error:
+                log.warning("turn.stage_failed", error_type=type(error).__name__, exc_info=error)
+                done.add_failure(link, error)
+        return done
+
+    return work

@@ -1,0 +1,187 @@
+"""`new_posts`: whatever tenants have something to do, each taken through the chain as far as its share goes.
+
+A run takes many tenants, some at once, since it costs seconds itself; each materialization names its partition.
+What is not here: when it runs (`sensors.py`), and who comes next (`core/turns.py`).
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import dagster as dg
+
+from vision_assets.core.turns import Crew, Ended
+from vision_assets.defs.chain import Chained, Link, chained
+from vision_assets.defs.failures import EXAMPLES, RETRY, tell_failed, translated
+from vision_assets.defs.media import MEDIA_OBJECTS, PHASH_INDEX, MediaStage
+from vision_assets.defs.post_enrichment import POST_ENRICHMENT, EnrichmentStage
+from vision_assets.defs.qdrant_collection import QDRANT_COLLECTION, IndexStage
+from vision_assets.defs.steps import Stage
+from vision_assets.defs.vision_results import VISION_RESULTS, VisionStage
+from vision_assets.logs import bound_to_run
+from vision_assets.resources import (
+    Ledgers,
+    MediaSourceResource,
+    NewPostsResource,
+    PostgresResource,
+    QdrantResource,
+    S3Resource,
+    StorageQuotaResource,
+    TokenBudgetResource,
+    VisionPolicyResource,
+    VisionProviderResource,
+)
+
+NEW_POSTS = "new_posts"
+
+
+@dg.op(
+    out=dg.Out(dg.Nothing),
+    retry_policy=RETRY,
+    description="Takes tenants out of the line, some at once, and each through media, vision, enrichment and search.",
+)
+def take_turns(
+    context: dg.OpExecutionContext,
+    *,
+    postgres: PostgresResource,
+    s3: S3Resource,
+    storage_quota: StorageQuotaResource,
+    token_budget: TokenBudgetResource,
+    media_source: MediaSourceResource,
+    vision_policy: VisionPolicyResource,
+    vision_provider: VisionProviderResource,
+    qdrant: QdrantResource,
+    new_posts_limits: NewPostsResource,
+) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]]:
+    """Work on tenants until the run's time is over, or nobody waits."""
+    share = new_posts_limits.pictures_a_turn
+    stages: Sequence[tuple[Sequence[dg.AssetKey], Stage]] = (
+        (
+            (MEDIA_OBJECTS, PHASH_INDEX),
+            MediaStage(s3=s3, storage_quota=storage_quota, media_source=media_source, log=context.log, share=share),
+        ),
+        (
+            (VISION_RESULTS,),
+            VisionStage(
+                s3=s3,
+                storage_quota=storage_quota,
+                token_budget=token_budget,
+                vision_policy=vision_policy,
+                vision_provider=vision_provider,
+                log=context.log,
+                share=share,
+            ),
+        ),
+        (
+            (POST_ENRICHMENT,),
+            EnrichmentStage(
+                s3=s3, storage_quota=storage_quota, vision_policy=vision_policy, vision_provider=vision_provider
+            ),
+        ),
+        ((QDRANT_COLLECTION,), IndexStage(qdrant=qdrant, log=context.log)),
+    )
+    opened = AsyncExitStack()
+
+    async def enter() -> Crew[Chained]:
+        opened.enter_context(bound_to_run(trace_id=context.run_id, asset=NEW_POSTS))
+        ledgers: Ledgers = await opened.enter_async_context(postgres.open())
+        links = [Link(assets, await opened.enter_async_context(stage.open(ledgers))) for assets, stage in stages]
+        return await opened.enter_async_context(
+            Crew.at_work(
+                context.run_id,
+                ledgers.line,
+                chained(links),
+                at_once=new_posts_limits.tenants_at_once,
+                run_seconds=new_posts_limits.run_seconds,
+                idle_seconds=new_posts_limits.idle_seconds,
+            )
+        )
+
+    done = _Tally()
+    with translated(), asyncio.Runner() as runner:
+        try:
+            crew = runner.run(enter())
+            while ended := runner.run(crew.ended()):
+                for turn in ended:
+                    yield from _told(context, done, turn)
+        finally:
+            runner.run(opened.aclose())
+    done.raise_if_broken()
+    yield dg.Output(None, metadata=done.metadata())
+
+
+def _told(
+    context: dg.OpExecutionContext, done: "_Tally", ended: Ended[Chained]
+) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    """Tell Dagster of a turn."""
+    tenant, report = ended.turn.tenant, ended.report
+    if ended.error is not None:
+        context.log.warning(f"{tenant.name}: {ended.error}")
+    if report is not None:
+        yield from report.events()
+        tell_failed(context, report.broken, str(tenant.id))
+    done.add(ended)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What a run did.
+
+    Attributes:
+        broken: Tenants that will not go well by themselves → why.
+    """
+
+    turns: int = 0
+    failed: int = 0
+    went_on: int = 0
+    seconds: float = 0
+    tenants: set[str] = field(default_factory=set)
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def add(self, ended: Ended[Chained]) -> None:
+        key, report = str(ended.turn.tenant.id), ended.report
+        self.turns += 1
+        self.failed += ended.error is not None
+        self.went_on += report is not None and report.has_more
+        self.seconds += ended.seconds
+        self.tenants.add(key)
+        self.broken.pop(key, None)
+        if ended.error is not None and report is not None and report.hopeless:
+            self.broken[key] = ended.error
+
+    def metadata(self) -> dict[str, int | float]:
+        return {
+            "turns": self.turns,
+            "tenants": len(self.tenants),
+            "turns_failed": self.failed,
+            "turns_with_more_to_do": self.went_on,
+            "seconds_a_turn": round(self.seconds / max(self.turns, 1), 3),
+        }
+
+    def raise_if_broken(self) -> None:
+        """Fail the run, as one over a range does: the partitions of the tenants that failed for good are red by that.
+
+        Raises:
+            dg.Failure: Some did; says which.
+        """
+        if self.broken:
+            examples = list(self.broken.items())[:EXAMPLES]
+            raise dg.Failure(
+                description=f"{len(self.broken)} of {len(self.tenants)} tenants failed for good, and rest; the others "
+                f"are done. First: {'; '.join(f'{key}: {text}' for key, text in examples)}",
+                metadata={"failures": dg.MetadataValue.json(self.broken), **self.metadata()},
+                allow_retries=False,
+            )
+
+
+@dg.job(
+    name=NEW_POSTS,
+    executor_def=dg.in_process_executor,
+    # The sensor of the same name starts the next run, whatever became of this one.
+    tags={"dagster/priority": "10", "dagster/max_retries": "0"},
+    description="New and changed posts of whatever tenants have some, within seconds.",
+)
+def new_posts_job() -> None:
+    """Take tenants with something to do through the chain."""
+    take_turns()
