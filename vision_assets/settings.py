@@ -132,6 +132,11 @@ class Settings(BaseSettings):
     )
     vision_currency: str = Field("RUB", pattern="^[A-Z]{3}$", description="In which the provider bills, ISO 4217")
 
+    service_port: int = Field(9464, ge=0, le=65535, description="Of `vision-assets serve`; 0: any free one")
+    metrics_tenants: int = Field(
+        500, ge=0, description="Tenants with series of their own, the fullest ones; the others are summed up as `other`"
+    )
+
     event_retention_days: int = Field(30, ge=1, description="Of Dagster's log events; materializations stay")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity that is logged")
 
