@@ -14,6 +14,7 @@ from vision_assets.core.budget import BudgetLimits
 from vision_assets.core.durations import CALLS, QUOTA_CHECKS
 from vision_assets.core.levels import ERROR_FROM, WARN_FROM
 from vision_assets.core.quota import StorageLimits
+from vision_assets.core.reconcile import DRIFT_CLASSES
 from vision_assets.core.storage import CONTENT_TYPES
 from vision_assets.core.tenants import TenantId
 from vision_assets.service.catalogue import CATALOGUE
@@ -29,6 +30,12 @@ _REFUSALS = ("bucket_full", "tenant_limit", "type_limit")
 _CACHES = {"cache_hit": "s3", "near_duplicate": "phash"}
 _DERIVED = {"vision_cache_hits_total", "vision_tokens_used_total"}
 """Counters that are not counted under their own names."""
+
+_KNOWN_LABELS: dict[str, tuple[str, ...]] = {
+    "storage_drift_objects_total": DRIFT_CLASSES,
+    "vision_reuse_audits_total": ("agrees", "differs"),
+}
+"""Of these counters all are shown from the beginning: of one that appears with its first event, none is seen to rise."""
 
 _QUEUES: tuple[Queue, ...] = ("media", "vision", "deferred")
 
@@ -117,7 +124,7 @@ def show_totals(sheet: Sheet, books: Books, storage: StorageLimits, budget: Budg
 
 
 def show_counters(sheet: Sheet, counts: Sequence[Count]) -> None:
-    """Show the counters of all tenants together; one without labels is there from the beginning."""
+    """Show the counters of all tenants together."""
     known: defaultdict[str, Counter[Labels]] = defaultdict(Counter)
     for one in counts:
         known[one.name][one.labels] += one.value
@@ -125,6 +132,7 @@ def show_counters(sheet: Sheet, counts: Sequence[Count]) -> None:
         if described.kind != "counter" or described.name in BY_TENANT or described.name in _DERIVED:
             continue
         values: Counter[tuple[str, ...]] = Counter() if described.labels else Counter({(): 0})
+        values.update(dict.fromkeys(((text,) for text in _KNOWN_LABELS.get(described.name, ())), 0))
         for labels, value in known[described.name].items():
             values[tuple(dict(labels).get(label, "") for label in described.labels)] += value
         for texts, value in values.items():
