@@ -30,7 +30,6 @@ READ_SECONDS = 4
 """For one source. A scrape waits for two, one after the other, and Prometheus for ten seconds unless told otherwise."""
 
 KEPT_SECONDS = 60
-"""How long what takes long to read is shown again."""
 
 Found = TypeVar("Found")
 
@@ -78,6 +77,7 @@ class Exporter:
     Attributes:
         dagster: Dagster's own database.
         tenants_shown: With series of their own.
+        kept_seconds: How long a reading is shown again that takes long.
         clock: Aware UTC: selects the day and month of the budget.
     """
 
@@ -86,13 +86,19 @@ class Exporter:
     storage: StorageLimits
     budget: BudgetLimits
     tenants_shown: int
+    kept_seconds: float = KEPT_SECONDS
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _rest: Rest = field(default_factory=Rest)
     _own: set[TenantId] = field(default_factory=set)
-    _books: Source[Books] = field(default_factory=lambda: Source("books"))
-    _queues: Source[Queues] = field(default_factory=lambda: Source("queues", KEPT_SECONDS))
-    _successes: Source[list[Materialized]] = field(default_factory=lambda: Source("dagster", KEPT_SECONDS))
+    _books: Source[Books] = field(init=False)
+    _queues: Source[Queues] = field(init=False)
+    _successes: Source[list[Materialized]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._books = Source("books")
+        self._queues = Source("queues", self.kept_seconds)
+        self._successes = Source("dagster", self.kept_seconds)
 
     async def scrape(self) -> bytes:
         """Read what is due to be read, and write everything down."""

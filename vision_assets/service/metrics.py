@@ -35,7 +35,7 @@ _KNOWN_LABELS: dict[str, tuple[str, ...]] = {
     "storage_drift_objects_total": DRIFT_CLASSES,
     "vision_reuse_audits_total": ("agrees", "differs"),
 }
-"""Of these counters all are shown from the beginning: of one that appears with its first event, none is seen to rise."""
+"""Shown from the beginning: of a counter that appears with its first event, nobody sees it rise."""
 
 _QUEUES: tuple[Queue, ...] = ("media", "vision", "deferred")
 

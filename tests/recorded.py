@@ -1,0 +1,15 @@
+"""What Dagster has recorded in a database of its own, for tests of who reads that. What is not here: assertions."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from vision_assets.core.tenants import Tenant
+
+
+def record_materializations(home: Path, url: str, materialized: list[tuple[Tenant, str]]) -> None:
+    """Let Dagster record materializations in a database of its own."""
+    (home / "dagster.yaml").write_text(f"storage: {{postgres: {{postgres_url: '{url}'}}}}")
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        for tenant, asset in materialized:
+            instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=str(tenant.id)))
