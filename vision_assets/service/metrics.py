@@ -1,6 +1,6 @@
 """Figures become samples. Pure: what is read is handed in, and goes onto a sheet.
 
-What is not here: reading (`exporter.py`), and who has series of his own (`tenants.py`).
+What is not here: reading (`exporter.py`), and which tenants have series of their own (`tenants.py`).
 """
 
 from collections import Counter, defaultdict
@@ -19,7 +19,7 @@ from vision_assets.core.storage import CONTENT_TYPES
 from vision_assets.core.tenants import TenantId
 from vision_assets.service.catalogue import CATALOGUE
 from vision_assets.service.sheet import Sheet
-from vision_assets.service.tenants import OTHER, Bounded, Resource
+from vision_assets.service.tenants import OTHER, Bounded, Resource, limit_in_force
 
 GB = 2**30
 
@@ -116,8 +116,7 @@ def show_totals(sheet: Sheet, books: Books, storage: StorageLimits, budget: Budg
     for period, spent in books.budget.items():
         sheet.add("vision_budget_global_usage_tokens", spent.used_tokens, period=period)
         sheet.add("vision_budget_global_held_tokens", spent.held_tokens, period=period)
-        allowance = budget.everyone.get(period)
-        limit = spent.limit_tokens if spent.limit_tokens is not None else allowance.tokens if allowance else None
+        limit = limit_in_force(spent, budget.everyone.get(period))
         if limit is not None:
             sheet.add("vision_budget_global_limit_tokens", limit, period=period)
     sheet.add("vision_tokens_used_total", books.settled_tokens)

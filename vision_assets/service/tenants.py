@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vision_assets.clients.postgres.metrics import BudgetPeriod, Count, Labels, TenantFigures
-from vision_assets.core.budget import BudgetLimits
+from vision_assets.clients.postgres.metrics import BudgetPeriod, Count, Labels, Spent, TenantFigures
+from vision_assets.core.budget import Allowance, BudgetLimits
 from vision_assets.core.levels import share
 from vision_assets.core.quota import StorageLimits
 from vision_assets.core.storage import ContentType
@@ -54,17 +54,19 @@ def bounded(tenant: TenantFigures, storage: StorageLimits, budget: BudgetLimits)
     """Put the limits in force beside a tenant's figures: its own, else those of the settings."""
     own = tenant.own_limits
     periods: tuple[BudgetPeriod, ...] = ("day", "month")
-    limit_tokens: dict[BudgetPeriod, int | None] = {}
-    for period in periods:
-        set_tokens = tenant.budget[period].limit_tokens
-        allowance = budget.tenant.get(period)
-        limit_tokens[period] = set_tokens if set_tokens is not None else allowance.tokens if allowance else None
     return Bounded(
         tenant,
         own.get("all", storage.tenant_bytes),
         {name: own[name] for name in tenant.stored_bytes if name in own},
-        limit_tokens,
+        {period: limit_in_force(tenant.budget[period], budget.tenant.get(period)) for period in periods},
     )
+
+
+def limit_in_force(spent: Spent, allowance: Allowance | None) -> int | None:
+    """Tell the limit of a budget in tokens: the scope's own, else the settings'; None: there is none."""
+    if spent.limit_tokens is not None or allowance is None:
+        return spent.limit_tokens
+    return allowance.tokens
 
 
 def fullest(shares: Mapping[TenantId, Mapping[Resource, float]], count: int) -> set[TenantId]:
