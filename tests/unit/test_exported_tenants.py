@@ -8,6 +8,7 @@ from tests.scraped import Scraped
 from vision_assets.clients.postgres.metrics import Count, Spent, TenantFigures
 from vision_assets.core.budget import Allowance, BudgetLimits
 from vision_assets.core.quota import StorageLimits
+from vision_assets.core.storage import ContentType
 from vision_assets.core.tenants import TenantId
 from vision_assets.service import metrics
 from vision_assets.service.sheet import Sheet
@@ -23,7 +24,7 @@ FULL = (("reason", "bucket_full"),)
 
 def tenant(tenant_id: TenantId, *, media: int = 0, day: int = 0, held: int = 0) -> TenantFigures:
     """A tenant without limits of its own."""
-    stored = {"crawl": 0, "media": media, "vision": 0}
+    stored: dict[ContentType, int] = {"crawl": 0, "media": media, "vision": 0}
     return TenantFigures(
         tenant_id, AT, stored, stored, 0, {}, None, {"day": Spent(day, held, None), "month": Spent(day, held, None)}
     )
