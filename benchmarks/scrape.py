@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 from dagster_postgres import PostgresEventLogStorage
@@ -37,7 +38,8 @@ ASSETS = (
 
 def fill(database_url: str, *, tenants: int, posts: int) -> None:
     """Fill the ledgers and Dagster's log, as they are after some months: three in a hundred pictures are to do."""
-    PostgresEventLogStorage.create_clean_storage(database_url).dispose()
+    dagster_url = urlsplit(database_url)._replace(scheme="postgresql+psycopg2").geturl()
+    PostgresEventLogStorage.create_clean_storage(dagster_url).dispose()
     text = FILL.read_text().replace(":tenants", str(tenants)).replace(":posts", str(posts))
     execute(database_url, *(statement for statement in text.split(";\n") if statement.strip()))
     assets = ", ".join(f"('[\"{name}\"]')" for name in ASSETS)
