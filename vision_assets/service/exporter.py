@@ -26,10 +26,10 @@ from vision_assets.service.tenants import Rest, bounded, by_tenant, fullest
 
 log = structlog.get_logger(__name__)
 
-READ_SECONDS = 4
-"""For one source. A scrape waits for two, one after the other, and Prometheus for ten seconds unless told otherwise."""
-
+BOOKS_SECONDS = 4
 KEPT_SECONDS = 60
+READ_SECONDS = 8
+"""For what is kept afterwards. A scrape may wait for both in turn; Prometheus' scrape_timeout is longer than that."""
 
 Found = TypeVar("Found")
 
@@ -39,10 +39,12 @@ class Source(Generic[Found]):
     """Something that is read for a scrape.
 
     Attributes:
+        allowed_seconds: For one reading.
         kept_seconds: How long a reading is shown again; a failed one never is.
     """
 
     name: str
+    allowed_seconds: float
     kept_seconds: float = 0
     _kept: tuple[float, metrics.Reading, Found] | None = None
 
@@ -57,7 +59,7 @@ class Source(Generic[Found]):
             self._kept = None
             at = datetime.now(UTC)
             try:
-                async with asyncio.timeout(READ_SECONDS):
+                async with asyncio.timeout(self.allowed_seconds):
                     found = await ask()
             except (TransientError, TimeoutError) as error:
                 log.warning("metrics.not_read", source=self.name, error_type=type(error).__name__, error=str(error))
@@ -96,9 +98,9 @@ class Exporter:
     _successes: Source[list[Materialized]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._books = Source("books")
-        self._queues = Source("queues", self.kept_seconds)
-        self._successes = Source("dagster", self.kept_seconds)
+        self._books = Source("books", BOOKS_SECONDS)
+        self._queues = Source("queues", READ_SECONDS, self.kept_seconds)
+        self._successes = Source("dagster", READ_SECONDS, self.kept_seconds)
 
     async def scrape(self) -> bytes:
         """Read what is due to be read, and write everything down."""
