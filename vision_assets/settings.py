@@ -140,6 +140,10 @@ class Settings(BaseSettings):
     new_posts_pictures_a_turn: int = Field(
         50, ge=1, description="Of one tenant; then it goes to the end of the line, so that none waits for a large one"
     )
+    service_port: int = Field(9464, ge=0, le=65535, description="Of `vision-assets serve`; 0: any free one")
+    metrics_tenants: int = Field(
+        500, ge=0, description="Tenants with series of their own, the fullest ones; the others are summed up as `other`"
+    )
 
     event_retention_days: int = Field(30, ge=1, description="Of Dagster's log events; materializations stay")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity that is logged")

@@ -63,14 +63,18 @@ def family(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
 
 @pytest.mark.slow
 def test_up_ends_cleanly() -> None:
-    """A second `up` is refused with the UI's URL; Ctrl-C ends the UI, the daemon and the parts."""
+    """The metrics are served beside the UI, a second `up` is refused; Ctrl-C ends the UI, the daemon and the parts."""
     with up() as (process, url):
         assert "dagster_version" in httpx.get(f"{url}/server_info").json()
+        metrics = re.search(r"Metrics: (http://127\.0\.0\.1:\d+/metrics)", (data_dir() / "up.txt").read_text())
+        assert metrics
+        assert 'vision_assets_read_success{source="dagster"} 1.0' in httpx.get(metrics[1]).text
+        assert metrics[1] in run("status").stdout
         second = run("up")
         assert second.returncode == 1
         assert url in second.stderr
         children = family(process)
-        assert len(children) >= 5
+        assert len(children) >= 6
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     assert not any(alive(child) for child in children)

@@ -12,6 +12,7 @@ from vision_assets.cli.materialize import materialize
 from vision_assets.cli.parts import config, down, status, up
 from vision_assets.cli.quote import quote
 from vision_assets.cli.search import search
+from vision_assets.cli.serve import serve
 from vision_assets.logs import configure_logging
 from vision_assets.settings import Settings
 
@@ -32,6 +33,7 @@ app.command("up")(up)
 app.command("down")(down)
 app.command("status")(status)
 app.command("config")(config)
+app.command("serve")(serve)
 app.command("import")(import_export)
 app.command("import-folder")(import_folder)
 app.command("materialize")(materialize)

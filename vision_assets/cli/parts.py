@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vision_assets.cli.failures import fail
-from vision_assets.devstack import dagster, parts, postgres
+from vision_assets.devstack import dagster, parts, postgres, service
 from vision_assets.devstack.processes import PartFailed
 from vision_assets.settings import Settings, data_dir, endpoints_file
 
@@ -75,7 +75,8 @@ def up(
 def _run_dagster(port: int | None) -> None:
     try:
         with _console.status("Starting Dagster"):
-            webserver, _ = dagster.start(port)
+            webserver, served = dagster.start(port)
+        _console.print(f"Metrics: {service.metrics_url(served)}", highlight=False)
         _console.print(f"Dagster's UI: {dagster.ui_url(webserver)}  (Ctrl-C stops everything)")
         dagster.watch()
     finally:

@@ -17,6 +17,7 @@ import structlog
 from vision_assets.core.audit import Audit, differences, is_audited
 from vision_assets.core.budget import Hold
 from vision_assets.core.budget_gate import BudgetGate
+from vision_assets.core.durations import CALLS
 from vision_assets.core.errors import (
     AnswerRefused,
     CallDeferred,
@@ -463,6 +464,7 @@ class VisionPass:
         self.report.analyses += 1
         self.report.tokens += analysis.tokens_used
         self.report.call_milliseconds += round(took_seconds * 1000)
+        self.report.durations[CALLS.of(took_seconds)] += 1
         cost_microunits = self._cost(analysis.tokens_used)
         return self._results.make(medium, analysis.model_copy(update={"cost_microunits": cost_microunits}))
 

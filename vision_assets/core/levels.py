@@ -18,6 +18,13 @@ Severity = Literal["warn", "error"]
 Unit = Literal["bytes", "tokens", "requests"]
 
 
+def share(taken: int, limit: int | None) -> float | None:
+    """Tell how much of a limit is taken; None: there is none. Of a limit of 0, all is as soon as anything is."""
+    if limit is None:
+        return None
+    return taken / limit if limit else float(taken > 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Gauge:
     """One level against its limit.
@@ -37,10 +44,8 @@ class Gauge:
 
     @property
     def share(self) -> float | None:
-        """Taken of the limit; None without one. Of a limit of 0, all is taken as soon as anything is."""
-        if self.limit is None:
-            return None
-        return self.taken / self.limit if self.limit else float(self.taken > 0)
+        """Taken of the limit; None without one."""
+        return share(self.taken, self.limit)
 
     @property
     def severity(self) -> Severity | None:

@@ -113,6 +113,10 @@ class Comparison(Protocol):
         """Give the nominated keys, page by page."""
         ...
 
+    async def count_drift(self, objects: Mapping[DriftClass, int]) -> None:
+        """Raise the counters of what was confirmed to differ, and booked."""
+        ...
+
     async def finish(self) -> None:
         """Note that the tenant's figures were held against S3."""
         ...
@@ -191,11 +195,11 @@ class Reconciliation:
             off_sums = tuple(await comparison.restore_sums())
             for off in off_sums:
                 log.warning("usage.off_sum", **asdict(off))
-            self._note(await self.guard.sweep(self.tenant_id), swept=True)
+            await self._note(comparison, await self.guard.sweep(self.tenant_id), swept=True)
             nominated = await comparison.compare()
             async for keys in comparison.nominated(page_size=PAGE_SIZE):
                 objects = [(key, content_type_of(key)) for key in keys]
-                self._note(await self.guard.verify(self.tenant_id, objects))
+                await self._note(comparison, await self.guard.verify(self.tenant_id, objects))
             await comparison.finish()
         return ReconciliationReport(
             usage=await self.guard.ledger.usage(self.tenant_id),
@@ -208,7 +212,7 @@ class Reconciliation:
             duration_seconds=monotonic() - started,
         )
 
-    def _note(self, seen: Verification, *, swept: bool = False) -> None:
+    async def _note(self, comparison: Comparison, seen: Verification, *, swept: bool = False) -> None:
         """Add up what was confirmed, and tell it right away: what is booked stays booked, whatever comes after.
 
         Raises:
@@ -229,6 +233,8 @@ class Reconciliation:
                 (*known.examples, *drift.examples)[:EXAMPLES],
             )
         self._busy += len(seen.busy)
+        if found:
+            await comparison.count_drift({name: len(cases) for name, cases in found.items()})
         if seen.failed:
             raise StorageUnavailable(
                 f"S3 did not tell of {len(seen.failed)} objects of which the books are not sure, "

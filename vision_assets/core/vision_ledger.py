@@ -105,6 +105,7 @@ class Tally:
         deferred: Calls that were not made, or in vain, by reason.
         calls: To the provider that brought a result.
         call_milliseconds: They took, together.
+        durations: The same calls by what each took, in the buckets `durations.CALLS`.
     """
 
     media: Counter[tuple[str, str]]
@@ -114,6 +115,7 @@ class Tally:
     deferred: Counter[str]
     calls: int
     call_milliseconds: int
+    durations: Counter[str]
 
     def __sub__(self, earlier: "Tally") -> "Tally":
         return Tally(
@@ -124,6 +126,7 @@ class Tally:
             self.deferred - earlier.deferred,
             self.calls - earlier.calls,
             self.call_milliseconds - earlier.call_milliseconds,
+            self.durations - earlier.durations,
         )
 
 

@@ -54,6 +54,7 @@ class VisionReport:
         audits: Of reuse, by outcome.
         deferred: Pictures that wait, by reason: for the budget, for a call of somebody else, for the provider.
         estimate: What a call was held at; None: calls cost nothing, or the ledger could not be reached.
+        durations: Calls that brought a result by what each took, in the buckets `durations.CALLS`.
         failures: Faults that are no picture's own; the pictures stay to do.
         hopeless: One of them will not pass by itself.
         has_more: The pass ended at its limit, and not all of its pictures wait.
@@ -73,6 +74,7 @@ class VisionReport:
     estimate: TokenEstimate | None = None
     analyses: int = 0
     call_milliseconds: int = 0
+    durations: Counter[str] = field(default_factory=Counter)
     puts: int = 0
     put_bytes: int = 0
     tokens: int = 0
@@ -93,6 +95,7 @@ class VisionReport:
             Counter(self.deferred),
             self.analyses,
             self.call_milliseconds,
+            Counter(self.durations),
         )
 
     def count_reuse(self, own: Fingerprint, reuse: Reuse) -> None:

@@ -1,4 +1,4 @@
-"""Dagster on this machine: its home folder, and the webserver and daemon as children of `vision-assets up`.
+"""Dagster on this machine: its home folder, and the children of `vision-assets up`, the HTTP service among them.
 
 What does not belong here: the definitions that they load (`definitions.py`), and how runs are configured
 (`dagster.yaml`).
@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from vision_assets.devstack import processes
+from vision_assets.devstack import processes, service
 from vision_assets.devstack.processes import Child, PartFailed, Program
 from vision_assets.settings import PROJECT_ROOT, Settings, data_dir
 
 WEBSERVER = "webserver"
 DAEMON = "daemon"
+_CHILDREN = (WEBSERVER, DAEMON, service.NAME)
 _UP = "up"
 _USUAL_PORT = 3000
 _POLL_SECONDS = 0.5
@@ -92,26 +93,30 @@ def ui_url(webserver: Child) -> str:
 
 
 def children() -> list[tuple[str, Child, str]]:
-    """List the running processes of Dagster, with the URL of the one that has one."""
-    found = [(name, processes.find(name)) for name in (WEBSERVER, DAEMON)]
-    return [(name, child, ui_url(child) if child.port else "") for name, child in found if child]
+    """List the running children of `up`, with the URLs of those that have one."""
+    found = [(name, processes.find(name)) for name in _CHILDREN]
+    urls = {WEBSERVER: ui_url, DAEMON: lambda _: "", service.NAME: service.metrics_url}
+    return [(name, child, urls[name](child)) for name, child in found if child]
 
 
 def start(port: int | None = None) -> tuple[Child, Child]:
-    """Start the webserver, then the daemon (the first makes the tables that both need).
+    """Start the webserver, then the daemon (the first makes the tables that both need), and the HTTP service.
 
     Those of an earlier `up` that was killed are ended first.
 
     Args:
         port: The UI's port; None for 3000, or any free one if that is taken.
 
+    Returns:
+        The webserver and the service.
+
     Raises:
-        PartFailed: Another `up` lives, or one of the two did not start.
+        PartFailed: Another `up` lives, or one of them did not start.
     """
     with processes.lock(), processes.default_signals():
         if processes.find(_UP):
             raise PartFailed(f"`vision-assets up` already runs in {data_dir()}: {running() or 'it is starting'}")
-        _end_both()
+        _end_children()
         processes.record(_UP, os.getpid())
         prepare_home()
         port = port or processes.free_port(_USUAL_PORT)
@@ -119,40 +124,41 @@ def start(port: int | None = None) -> tuple[Child, Child]:
         webserver = processes.ensure(
             _program(WEBSERVER, serve, lambda chosen: processes.answers(chosen, "/server_info"), port)
         )
-        daemon = processes.ensure(_program(DAEMON, ["dagster._daemon", "run"], lambda _: True, 0))
-    return webserver, daemon
+        processes.ensure(_program(DAEMON, ["dagster._daemon", "run"], lambda _: True, 0))
+        served = service.start(environment())
+    return webserver, served
 
 
 def watch() -> None:
-    """Return when one of the two has ended; wait for ever otherwise.
+    """Return when one of the children has ended; wait for ever otherwise.
 
     Raises:
         PartFailed: Always, in the end: it names the one that ended and quotes its log.
     """
     while True:
-        for name in (WEBSERVER, DAEMON):
+        for name in _CHILDREN:
             if not processes.find(name):
-                raise PartFailed(f"Dagster's {name} has ended. Its log says:\n{processes.log_tail(name)}")
+                raise PartFailed(f"The {name} has ended. Its log says:\n{processes.log_tail(name)}")
         time.sleep(_POLL_SECONDS)
 
 
-def _end_both() -> None:
-    """Stop both at once. A daemon in the midst of a tick takes its time; killing it does no harm."""
+def _end_children() -> None:
+    """Stop all at once. A daemon in the midst of a tick takes its time; killing it does no harm."""
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda name: processes.stop(name, seconds=_STOP_SECONDS), (WEBSERVER, DAEMON)))
+        list(pool.map(lambda name: processes.stop(name, seconds=_STOP_SECONDS), _CHILDREN))
 
 
 def end() -> None:
-    """Stop the webserver and the daemon, and whatever they started."""
+    """Stop the children, and whatever they started."""
     with processes.lock():
-        _end_both()
+        _end_children()
         if (up := processes.find(_UP)) and up.pid == os.getpid():
             processes.forget(_UP)
 
 
 def end_up() -> bool:
     """End another process' `up`, living or killed, with its children; tell whether anything was running."""
-    was_running = any(processes.find(name) for name in (_UP, WEBSERVER, DAEMON))
+    was_running = any(processes.find(name) for name in (_UP, *_CHILDREN))
     processes.stop(_UP, seconds=60)  # it stops its children itself
     end()
     return was_running

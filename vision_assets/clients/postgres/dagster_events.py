@@ -1,8 +1,11 @@
-"""Retention of Dagster's event log, which Dagster itself never purges.
+"""Dagster's event log: its retention, as Dagster itself never purges it, and when assets were last materialized.
 
 What is not here: any other look into its tables.
 """
 
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from vision_assets.clients.postgres import Database, statements
@@ -32,3 +35,34 @@ async def prune_events(database: Database, *, before: datetime) -> int:
         deleted += batch
         if batch < BATCH_SIZE:
             return deleted
+
+
+@dataclass(frozen=True, slots=True)
+class Materialized:
+    """When an asset was last materialized for one partition: aware UTC."""
+
+    asset: str
+    partition: str
+    at: datetime
+
+
+async def last_materializations(database: Database, partitions: Sequence[str]) -> Sequence[Materialized]:
+    """Tell when each asset was last materialized, for each of these partitions where it ever was.
+
+    Args:
+        database: Dagster's own; as long as Dagster has not made its tables, nothing was materialized.
+
+    Raises:
+        DatabaseUnavailable, DatabaseConflict: Transient.
+    """
+    async with database.connection() as connection:
+        if not await sql.has_tables(connection):
+            return []
+        return [
+            Materialized(
+                asset="/".join(json.loads(row["asset_key"])),
+                partition=row["partition"],
+                at=row["timestamp"].replace(tzinfo=UTC),
+            )
+            async for row in sql.last_materializations(connection, partitions=list(partitions))
+        ]

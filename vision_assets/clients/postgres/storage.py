@@ -11,6 +11,7 @@ from typing import Any
 
 from vision_assets.clients.postgres import Connection, Database, statements
 from vision_assets.clients.postgres.ledger import record_counts
+from vision_assets.core.durations import QUOTA_CHECKS
 from vision_assets.core.errors import TenantUnknown
 from vision_assets.core.object_ledger import (
     Begun,
@@ -187,6 +188,8 @@ async def _write(connection: Connection, decision: Decision, *, until: datetime)
             op_bytes=[slot.size_bytes for slot in slots],
             op_deltas=[slot.held_bytes for slot in slots],
             op_until=until,
+            bounds_seconds=list(QUOTA_CHECKS.bounds_seconds),
+            buckets=list(QUOTA_CHECKS.labels),
         )
     if decision.used:
         await sql.use(

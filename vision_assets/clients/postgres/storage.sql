@@ -34,13 +34,31 @@ SELECT o.tenant_id, o.s3_key, o.bytes, o.op_id, o.op_kind, o.op_bytes, o.op_delt
 FROM unnest(:tenant_ids::uuid[], :s3_keys::text[]) AS asked (tenant_id, s3_key)
 JOIN storage_objects o ON o.tenant_id = asked.tenant_id AND o.s3_key = asked.s3_key;
 
--- name: take_slots(tenant_ids, s3_keys, content_types, op_ids, op_kinds, op_bytes, op_deltas, op_until)!
--- Writes slots, with what they hold; usage and totals follow by the ledger's triggers.
+-- name: take_slots(tenant_ids, s3_keys, content_types, op_ids, op_kinds, op_bytes, op_deltas, op_until, bounds_seconds, buckets)!
+-- Writes slots, with what they hold; usage and totals follow by the ledger's triggers. Of puts it counts how long this
+-- transaction took to give them room, its waits for locks among that; who writes these counters has the tenant's usage.
+WITH slot AS MATERIALIZED (
+    SELECT * FROM unnest(:tenant_ids::uuid[], :s3_keys::text[], :content_types::text[], :op_ids::uuid[],
+                         :op_kinds::text[], :op_bytes::bigint[], :op_deltas::bigint[])
+                  AS s (tenant_id, s3_key, content_type, op_id, op_kind, op_bytes, op_delta)
+), took AS MATERIALIZED (
+    SELECT extract(epoch FROM clock_timestamp() - now())::float8 AS seconds
+), counted AS (
+    INSERT INTO counters (tenant_id, name, labels, value)
+    SELECT p.tenant_id, c.name, c.labels, c.value * p.puts
+    FROM (SELECT tenant_id, count(*) AS puts FROM slot WHERE op_kind = 'put' GROUP BY tenant_id) p
+    CROSS JOIN took
+    CROSS JOIN LATERAL (VALUES
+        ('storage_quota_check_duration_microseconds_total', jsonb_build_object(), (took.seconds * 1e6)::bigint),
+        ('storage_quota_check_duration_seconds',
+         jsonb_build_object('le', (:buckets::text[])[width_bucket(took.seconds, :bounds_seconds::float8[]) + 1]), 1)
+    ) AS c (name, labels, value)
+    ORDER BY p.tenant_id, c.name
+    ON CONFLICT (tenant_id, name, labels) DO UPDATE SET value = counters.value + excluded.value
+)
 INSERT INTO storage_objects (tenant_id, s3_key, content_type, bytes, op_id, op_kind, op_bytes, op_delta, op_until)
 SELECT tenant_id, s3_key, content_type, NULL, op_id, op_kind, op_bytes, op_delta, :op_until
-FROM unnest(:tenant_ids::uuid[], :s3_keys::text[], :content_types::text[], :op_ids::uuid[], :op_kinds::text[],
-            :op_bytes::bigint[], :op_deltas::bigint[])
-     AS slot (tenant_id, s3_key, content_type, op_id, op_kind, op_bytes, op_delta)
+FROM slot
 ON CONFLICT (tenant_id, s3_key) DO UPDATE SET
     op_id = excluded.op_id, op_kind = excluded.op_kind, op_bytes = excluded.op_bytes, op_delta = excluded.op_delta,
     op_until = excluded.op_until;

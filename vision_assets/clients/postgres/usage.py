@@ -5,7 +5,7 @@ is listed, and no piece stays in memory. What is not here: slots and bookings (`
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,7 +13,7 @@ from datetime import datetime
 from vision_assets.clients.postgres import Connection, Database, statements
 from vision_assets.clients.postgres.storage import lock_totals, lock_usage
 from vision_assets.core.listing import Sizes
-from vision_assets.core.reconcile import OffSum
+from vision_assets.core.reconcile import DriftClass, OffSum
 from vision_assets.core.tenants import TenantId
 
 sql = statements("usage")
@@ -85,6 +85,12 @@ class PostgresComparison:
         while page := [row["s3_key"] async for row in sql.nominated(self.connection, after=after, row_limit=page_size)]:
             yield page
             after = page[-1]
+
+    async def count_drift(self, objects: Mapping[DriftClass, int]) -> None:
+        """See the Protocol."""
+        await sql.count_drift(
+            self.connection, tenant_id=self.tenant_id, drifts=list(objects), objects=list(objects.values())
+        )
 
     async def finish(self) -> None:
         """See the Protocol."""

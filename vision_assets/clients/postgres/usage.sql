@@ -98,3 +98,12 @@ WHERE content_type = :content_type;
 -- name: note_reconciled(tenant_id, listed_from)!
 -- Notes when the figures were held against S3: as of when the listing began.
 UPDATE tenant_storage_usage SET reconciled_at = :listed_from, last_updated = now() WHERE tenant_id = :tenant_id;
+
+-- name: count_drift(tenant_id, drifts, objects)!
+-- Raises the counters of a tenant's drift, as long as it is there. One order for all, so that two writers never deadlock.
+INSERT INTO counters (tenant_id, name, labels, value)
+SELECT t.id, 'storage_drift_objects_total', jsonb_build_object('drift', d.drift), d.objects
+FROM tenants t, unnest(:drifts::text[], :objects::bigint[]) AS d (drift, objects)
+WHERE t.id = :tenant_id
+ORDER BY d.drift
+ON CONFLICT (tenant_id, name, labels) DO UPDATE SET value = counters.value + excluded.value;

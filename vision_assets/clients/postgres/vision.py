@@ -353,6 +353,7 @@ class PostgresVision:
         if tally.calls:
             counters["vision_analyses_total"] = {of_model: tally.calls}
             counters["vision_analysis_duration_milliseconds_total"] = {of_model: tally.call_milliseconds}
+            counters["vision_analysis_duration_seconds"] = {(("le", le),): n for le, n in tally.durations.items()}
         async with self.database.transaction() as connection:
             for counter, counts in counters.items():
                 await raise_counter(connection, tenant_id, counter, counts)
