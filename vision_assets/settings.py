@@ -132,6 +132,9 @@ class Settings(BaseSettings):
     )
     vision_currency: str = Field("RUB", pattern="^[A-Z]{3}$", description="In which the provider bills, ISO 4217")
 
+    dead_letter_retries: int = Field(
+        3, ge=0, description="Of one item that was given up for a reason that may pass, once a day; 0: none"
+    )
     event_retention_days: int = Field(30, ge=1, description="Of Dagster's log events; materializations stay")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity that is logged")
 

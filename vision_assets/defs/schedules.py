@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from vision_assets.defs import billing_usage, tenant_storage_usage
 from vision_assets.defs.partitions import TENANTS
-from vision_assets.defs.tenant_storage_usage import MAX_TENANTS_PER_RUN, TENANT_STORAGE_USAGE
 
 # A run costs seconds of CPU time and a tenant tenths, so a run takes a range of tenants.
 RANGE_START = "dagster/asset_partition_range_start"
@@ -13,9 +13,15 @@ RANGE_END = "dagster/asset_partition_range_end"
 
 storage_reconciliation = dg.define_asset_job(
     "storage_reconciliation",
-    selection=dg.AssetSelection.assets(TENANT_STORAGE_USAGE),
+    selection=dg.AssetSelection.assets(tenant_storage_usage.TENANT_STORAGE_USAGE),
     executor_def=dg.in_process_executor,
     description="Holds the books of a range of tenants against S3, and checks their levels.",
+)
+billing = dg.define_asset_job(
+    "billing",
+    selection=dg.AssetSelection.assets(billing_usage.BILLING_USAGE),
+    executor_def=dg.in_process_executor,
+    description="Bills a range of tenants for the days that are over.",
 )
 
 
@@ -29,14 +35,24 @@ def ranges(keys: Sequence[str], size: int) -> list[tuple[str, str]]:
     return [(keys[first], keys[min(first + size, len(keys)) - 1]) for first in range(0, len(keys), size)]
 
 
-@dg.schedule(job=storage_reconciliation, cron_schedule="0 */6 * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
-def six_hourly_storage_reconciliation(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
-    """Starts a run for each hundred tenants."""
+def _runs_for_all(context: dg.ScheduleEvaluationContext, size: int) -> dg.SkipReason | list[dg.RunRequest]:
     keys = context.instance.get_dynamic_partitions(str(TENANTS.name))
     if not keys:
         return dg.SkipReason("No tenant has a partition yet.")
     moment = context.scheduled_execution_time.isoformat()
     return [
         dg.RunRequest(run_key=f"{moment}/{first}", tags={RANGE_START: first, RANGE_END: last})
-        for first, last in ranges(keys, MAX_TENANTS_PER_RUN)
+        for first, last in ranges(keys, size)
     ]
+
+
+@dg.schedule(job=storage_reconciliation, cron_schedule="0 */6 * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
+def six_hourly_storage_reconciliation(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
+    """Starts a run for each hundred tenants."""
+    return _runs_for_all(context, tenant_storage_usage.MAX_TENANTS_PER_RUN)
+
+
+@dg.schedule(job=billing, cron_schedule="40 0 * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
+def daily_billing(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
+    """Starts a run for each hundred tenants, after the reconciliation of midnight and the last calls of the day."""
+    return _runs_for_all(context, billing_usage.MAX_TENANTS_PER_RUN)
