@@ -12,6 +12,7 @@ from vision_assets.core.vision import ProviderName
 from vision_assets.logs import configure_logging
 from vision_assets.resources import (
     DagsterStorageResource,
+    DeadLetterResource,
     MediaSourceResource,
     NewPostsResource,
     PostgresResource,
@@ -98,6 +99,7 @@ def default_resources(settings: Settings) -> dict[str, Any]:
         "qdrant": QdrantResource(
             url=dg.EnvVar("QDRANT_URL"), api_key=dg.EnvVar("QDRANT_API_KEY") if settings.qdrant_api_key else None
         ),
+        "dead_letter_retry": DeadLetterResource(max_retries=settings.dead_letter_retries),
         "dagster_storage": DagsterStorageResource(
             database_url=dg.EnvVar("DAGSTER_POSTGRES_URL"), event_retention_days=settings.event_retention_days
         ),

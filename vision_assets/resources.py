@@ -19,10 +19,12 @@ from vision_assets.clients.local_vision import LocalVision
 from vision_assets.clients.media_files import LocalFiles
 from vision_assets.clients.policy_file import read_policy
 from vision_assets.clients.postgres import Database
+from vision_assets.clients.postgres.billing import PostgresBilling
 from vision_assets.clients.postgres.budget import PostgresBudget
 from vision_assets.clients.postgres.cleanup import PostgresCleanup
 from vision_assets.clients.postgres.clusters import PostgresClusters
 from vision_assets.clients.postgres.dagster_events import prune_events
+from vision_assets.clients.postgres.dead_letters import PostgresDeadLetters
 from vision_assets.clients.postgres.enrichment import PostgresEnrichment
 from vision_assets.clients.postgres.media import PostgresMedia
 from vision_assets.clients.postgres.orphans import PostgresOrphans
@@ -73,6 +75,8 @@ class Ledgers:
     index: PostgresIndexLedger
     clusters: PostgresClusters
     line: PostgresLine
+    billing: PostgresBilling
+    dead_letters: PostgresDeadLetters
 
     async def tenant(self, tenant_id: str) -> Tenant:
         """Find an active tenant.
@@ -125,6 +129,8 @@ class PostgresResource(dg.ConfigurableResource[None]):
                 index=PostgresIndexLedger(database),
                 clusters=PostgresClusters(database),
                 line=PostgresLine(database),
+                billing=PostgresBilling(database),
+                dead_letters=PostgresDeadLetters(database),
             )
 
 
@@ -260,6 +266,12 @@ class NewPostsResource(dg.ConfigurableResource[None]):
     idle_seconds: float = Field(
         default=15, description="A run waits so long for another tenant before it ends: longer than one takes to start"
     )
+
+
+class DeadLetterResource(dg.ConfigurableResource[None]):
+    """How often items that were given up are tried again."""
+
+    max_retries: int = Field(description="Of one item whose reason may pass, without anybody asking; 0: none")
 
 
 class MediaSourceResource(dg.ConfigurableResource[None]):

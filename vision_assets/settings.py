@@ -144,7 +144,9 @@ class Settings(BaseSettings):
     metrics_tenants: int = Field(
         500, ge=0, description="Tenants with series of their own, the fullest ones; the others are summed up as `other`"
     )
-
+    dead_letter_retries: int = Field(
+        3, ge=0, description="Of one item that was given up for a reason that may pass, once a day; 0: none"
+    )
     event_retention_days: int = Field(30, ge=1, description="Of Dagster's log events; materializations stay")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity that is logged")
 

@@ -20,6 +20,11 @@ FROM budget_windows LEFT JOIN budget_limits l USING (scope, period)
 """
 _FIGURES = ("used_tokens", "held_tokens", "used_requests", "held_requests", "overrun_tokens", "phantom_tokens")
 _HOLDS = "SELECT id, tenant_id, provider, day, estimated_tokens, expired FROM budget_holds"
+_DAYS = """
+SELECT tenant_id, day, sum(tokens + unconfirmed_tokens)::bigint AS used_tokens,
+       sum(calls + unconfirmed_calls)::bigint AS used_requests, sum(unconfirmed_tokens)::bigint AS phantom_tokens
+FROM token_days GROUP BY 1, 2
+"""
 # Looks at every single version of a window; what looks now and then may miss an excess that was given back.
 _GUARD = """
 CREATE TABLE budget_excesses (said text);
@@ -42,6 +47,7 @@ class Books:
 
     windows: Sequence[asyncpg.Record]
     holds: Sequence[asyncpg.Record]
+    days: Sequence[asyncpg.Record]
 
     def used(self) -> Counter[UUID]:
         """Tokens used by tenant, over all days."""
@@ -77,16 +83,16 @@ async def excesses(connection: Connection) -> list[str]:
 async def read_books(connection: Connection) -> Books:
     """Read all at one moment."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        return Books(await connection.fetch(_WINDOWS), await connection.fetch(_HOLDS))
+        return Books(await connection.fetch(_WINDOWS), await connection.fetch(_HOLDS), await connection.fetch(_DAYS))
 
 
 def violations(books: Books) -> list[str]:
     """Name what contradicts itself: invariants 1 to 3 of the budget.
 
-    Windows hold what the live holds say, charge what the expired ones say, agree with each other, and keep to their
-    limits but for overruns.
+    Windows hold what the live holds say, charge what the expired ones say, agree with each other and with what is
+    billed by model, and keep to their limits but for overruns.
     """
-    found = []
+    found = _misbooked_days(books)
     expected = _expected(books.holds)
     parts: dict[tuple[str, UUID, date], Counter[str]] = defaultdict(Counter)
     for window in books.windows:
@@ -156,6 +162,23 @@ def _disagreements(parts: dict[tuple[str, UUID, date], Counter[str]]) -> list[st
         if parts[period, EVERYONE, starts_on] != figures
     ]
     return found
+
+
+def _misbooked_days(books: Books) -> list[str]:
+    """Hold the tenants' days against what is billed by model."""
+    columns = ("used_tokens", "used_requests", "phantom_tokens")
+    by_model = {(row["tenant_id"], row["day"]): tuple(row[name] for name in columns) for row in books.days}
+    windows = {
+        (window["scope"], window["starts_on"]): tuple(window[name] for name in columns)
+        for window in books.windows
+        if window["period"] == "day" and window["scope"] != EVERYONE
+    }
+    nothing = (0, 0, 0)
+    return [
+        f"{place}: {windows.get(place, nothing)} of {columns}, by model {by_model.get(place, nothing)}"
+        for place in windows.keys() | by_model.keys()
+        if windows.get(place, nothing) != by_model.get(place, nothing)
+    ]
 
 
 def uncharged(books: Books, billed: Counter[UUID]) -> list[str]:

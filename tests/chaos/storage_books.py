@@ -18,7 +18,9 @@ SELECT tenant_id, content_type, coalesce(sum(bytes), 0)::bigint AS total_bytes, 
        coalesce(sum(op_delta), 0)::bigint AS reserved_bytes, count(op_id) AS operations
 FROM storage_objects GROUP BY 1, 2
 """
-_USAGE = "SELECT tenant_id, content_type, total_bytes, objects_count, reserved_bytes FROM tenant_storage_usage"
+_USAGE = """
+SELECT tenant_id, content_type, total_bytes, objects_count, reserved_bytes, metered_bytes FROM tenant_storage_usage
+"""
 _TOTALS = "SELECT content_type, total_bytes, objects_count, reserved_bytes FROM storage_totals"
 _FIGURES = ("total_bytes", "objects_count", "reserved_bytes")
 
@@ -56,6 +58,7 @@ class Books:
 
     ledger: Mapping[tuple[UUID, str], Figures]
     usage: Mapping[tuple[UUID, str], Figures]
+    metered: Mapping[tuple[UUID, str], int]
     totals: Mapping[str, Figures]
     operations: int
 
@@ -84,6 +87,7 @@ async def read_books(connection: Connection) -> Books:
     return Books(
         {(row["tenant_id"], row["content_type"]): _figures(row) for row in ledger},
         {(row["tenant_id"], row["content_type"]): _figures(row) for row in usage},
+        {(row["tenant_id"], row["content_type"]): row["metered_bytes"] for row in usage},
         {row["content_type"]: _figures(row) for row in totals},
         sum(row["operations"] for row in ledger),
     )
@@ -95,13 +99,15 @@ def _figures(row: asyncpg.Record) -> Figures:
 
 
 def violations(books: Books, limits: StorageLimits) -> list[str]:
-    """Name what contradicts itself: usage and totals are the ledger's sums, and used + reserved keeps every limit."""
+    """Name what contradicts itself: usage, meter and totals are the ledger's sums; used + reserved keeps the limits."""
     found = []
     nothing = (0, 0, 0)
     for place in books.ledger.keys() | books.usage.keys():
         ledger, usage = books.ledger.get(place, nothing), books.usage.get(place, nothing)
         if ledger != usage:
             found.append(f"usage of {place} is {usage}, the ledger says {ledger}")
+        if place in books.metered and books.metered[place] != ledger[0]:
+            found.append(f"{books.metered[place]} bytes of {place} are metered, the ledger says {ledger[0]}")
     by_type: dict[str, list[Figures]] = defaultdict(list)
     by_tenant: Counter[UUID] = Counter()
     for (tenant, content_type), figures in books.ledger.items():

@@ -11,7 +11,7 @@ from vision_assets.clients.postgres.budget import PostgresBudget
 from vision_assets.core.budget import Allowance, Period
 from vision_assets.core.tenants import TenantId
 
-_EMPTY = "TRUNCATE budget_holds, budget_windows, budget_limits, token_counts"
+_EMPTY = "TRUNCATE budget_holds, budget_windows, budget_limits, token_counts, token_days"
 _LIMIT = """
 INSERT INTO budget_limits (scope, period, tokens, requests) VALUES ($1, $2, $3, $4)
 ON CONFLICT (scope, period) DO UPDATE SET tokens = excluded.tokens, requests = excluded.requests

@@ -231,6 +231,45 @@ async def test_hash_quality_back_and_forward_on_data(database: str) -> None:
     assert await ask(database, SCHEMA, INDEXES, CONSTRAINTS) == schema
 
 
+async def test_billing_back_and_forward_on_data(database: str) -> None:
+    """Back, budget and usage go on without meters; forward, these begin with what is there, and late calls settle."""
+    await fill(database)
+    schema = await ask(database, SCHEMA, INDEXES, CONSTRAINTS)
+    hold = "00000000-0000-4000-8000-00000000000"
+    held = (
+        "INSERT INTO budget_holds (id, tenant_id, provider, model, prompt, day, estimated_tokens, reserved_at,"
+        " expires_at) SELECT ('00000000-0000-4000-8000-00000000000' || n)::uuid, id, 'paid', 'large', 'p',"
+        " '2026-11-01', 100, now(), now() FROM tenants, generate_series(1, 3) AS n"
+    )
+    windows = (
+        "INSERT INTO budget_windows (scope, period, provider, starts_on, held_tokens, held_requests)"
+        " SELECT w.scope, w.period, w.of_provider, w.starts_on, 300, 3"
+        " FROM tenants t, budget_windows_of(t.id, 'paid', '2026-11-01') w"
+    )
+    downgrade(database, "0007")
+    await ask(
+        database,
+        *(held, windows),
+        f"SELECT settle_budget(ARRAY['{hold}1']::uuid[], ARRAY[10]::bigint[], 32)",
+        f"SELECT expire_budget(ARRAY['{hold}2']::uuid[])",
+        "INSERT INTO storage_objects (tenant_id, s3_key, content_type, bytes)"
+        " SELECT id, 'k2', 'media', 30 FROM tenants",
+    )
+    assert await ask(database, USAGE) == [[("media", 39, 2)]]
+    migrate(database)
+    assert await ask(database, SCHEMA, INDEXES, CONSTRAINTS) == schema
+    days = "SELECT model, tokens, calls, unconfirmed_tokens, unconfirmed_calls FROM token_days"
+    meter = "SELECT metered_bytes FROM tenant_storage_usage WHERE content_type = 'media'"
+    assert await ask(database, days, meter) == [[("large", 0, 0, 100, 1)], [(39,)]]
+    await ask(
+        database,
+        f"SELECT settle_budget(ARRAY['{hold}2', '{hold}3']::uuid[], ARRAY[7, 8]::bigint[], 32)",
+        "DELETE FROM storage_objects WHERE s3_key = 'k2'",
+    )
+    used = "SELECT used_tokens, phantom_tokens FROM budget_windows WHERE period = 'day'"
+    assert await ask(database, days, meter, used) == [[("large", 15, 2, 0, 0)], [(9,)], [(25, 0), (25, 0)]]
+
+
 def test_several_at_once(bare_database: str) -> None:
     """Processes that start together do not migrate twice: the others wait and find it done."""
     with ThreadPoolExecutor(4) as pool:

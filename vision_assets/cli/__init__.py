@@ -2,7 +2,8 @@
 
 import typer
 
-from vision_assets.cli import budget, policy, quota, reuse
+from vision_assets.cli import budget, dead_letters, policy, quota, reuse
+from vision_assets.cli.billing import billing
 from vision_assets.cli.cleanup import cleanup
 from vision_assets.cli.demo import demo
 from vision_assets.cli.duplicates import duplicates
@@ -42,6 +43,8 @@ app.command("quote")(quote)
 app.command("duplicates")(duplicates)
 app.command("explain")(explain)
 app.command("cleanup")(cleanup)
+app.command("billing")(billing)
+app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(quota.app, name="quota")
 app.add_typer(budget.app, name="budget")
 app.add_typer(policy.app, name="policy")

@@ -12,6 +12,7 @@ RANGES = {
         "post_enrichment": 200,
         "qdrant_collection": 100,
         "tenant_storage_usage": 50,
+        "billing_usage": 200,
     }.items()
 }
 """Tenants in one run of a backfill.

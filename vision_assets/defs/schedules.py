@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from vision_assets.defs.billing_usage import BILLING_USAGE
 from vision_assets.defs.partitions import TENANTS
 from vision_assets.defs.tenant_storage_usage import TENANT_STORAGE_USAGE
 
@@ -19,6 +20,12 @@ storage_reconciliation = dg.define_asset_job(
     executor_def=dg.in_process_executor,
     description="Holds the books of a range of tenants against S3, and checks their levels.",
 )
+billing = dg.define_asset_job(
+    "billing",
+    selection=dg.AssetSelection.assets(BILLING_USAGE),
+    executor_def=dg.in_process_executor,
+    description="Bills a range of tenants for the days that are over.",
+)
 
 
 def ranges(keys: Sequence[str], size: int) -> list[tuple[str, str]]:
@@ -31,9 +38,7 @@ def ranges(keys: Sequence[str], size: int) -> list[tuple[str, str]]:
     return [(keys[first], keys[min(first + size, len(keys)) - 1]) for first in range(0, len(keys), size)]
 
 
-@dg.schedule(job=storage_reconciliation, cron_schedule="0 */6 * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
-def six_hourly_storage_reconciliation(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
-    """Starts a run for each hundred tenants."""
+def _runs_for_all(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
     keys = context.instance.get_dynamic_partitions(str(TENANTS.name))
     if not keys:
         return dg.SkipReason("No tenant has a partition yet.")
@@ -42,3 +47,15 @@ def six_hourly_storage_reconciliation(context: dg.ScheduleEvaluationContext) -> 
         dg.RunRequest(run_key=f"{moment}/{first}", tags={RANGE_START: first, RANGE_END: last})
         for first, last in ranges(keys, MAX_TENANTS_PER_RUN)
     ]
+
+
+@dg.schedule(job=storage_reconciliation, cron_schedule="0 */6 * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
+def six_hourly_storage_reconciliation(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
+    """Starts a run for each hundred tenants."""
+    return _runs_for_all(context)
+
+
+@dg.schedule(job=billing, cron_schedule="40 0 * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
+def daily_billing(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
+    """Starts a run for each hundred tenants, after the reconciliation of midnight and the last calls of the day."""
+    return _runs_for_all(context)

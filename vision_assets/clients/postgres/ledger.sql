@@ -1,10 +1,11 @@
 -- name: record_dead_letters(tenant_id, stage, item, error_class, reason, message)*!
--- Keeps what could not be done, once an item; the latest error stands.
+-- Keeps what could not be done, once an item; the latest error stands. What went through meanwhile begins anew.
 INSERT INTO dead_letters (tenant_id, stage, item, error_class, reason, message)
 VALUES (:tenant_id, :stage, :item, :error_class, :reason, :message)
 ON CONFLICT (tenant_id, stage, item) DO UPDATE SET
     error_class = excluded.error_class, reason = excluded.reason, message = excluded.message,
-    attempts = dead_letters.attempts + 1, last_at = now(), resolved_at = NULL;
+    attempts = dead_letters.attempts + 1, last_at = now(), resolved_at = NULL, reopened_at = NULL,
+    retries = CASE WHEN dead_letters.resolved_at IS NULL THEN dead_letters.retries ELSE 0 END;
 
 -- name: resolve_dead_letters(tenant_id, stage, items)!
 -- Marks dead letters as done, for items that went through after all.

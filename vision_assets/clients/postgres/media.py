@@ -106,6 +106,9 @@ class PostgresMedia:
             await resolve_dead_letters(
                 connection, tenant_id, stage=STAGE, items=[_item(reference) for reference, _, _ in stored]
             )
+            await resolve_dead_letters(
+                connection, tenant_id, stage="phash_index", items=[picture.sha256 for _, picture, _ in stored]
+            )
             await record_counts(
                 connection,
                 tenant_id,

@@ -73,11 +73,16 @@ WHERE m.tenant_id = :tenant_id AND m.post_id = outcome.post_id AND m.position = 
 DELETE FROM vision_decisions WHERE tenant_id = :tenant_id AND sha256 = ANY(:sha256s::text[]) AND verdict = 'skip';
 
 -- name: unhashed(algorithm, tenant_id, after, row_limit)
--- Stored pictures of one tenant that have no hash of this algorithm.
+-- Stored pictures of one tenant that have no hash of this algorithm. One that could not be hashed is left alone until
+-- its dead letter is re-opened: its bytes are what they were.
 SELECT o.sha256, o.mime, o.bytes, o.width, o.height, o.frames, o.s3_key
 FROM media_objects o
 LEFT JOIN phash_index h ON h.tenant_id = o.tenant_id AND h.sha256 = o.sha256 AND h.algorithm = :algorithm
 WHERE o.tenant_id = :tenant_id AND h.sha256 IS NULL AND o.sha256 > :after
+  AND NOT EXISTS (
+    SELECT FROM dead_letters d
+    WHERE d.tenant_id = o.tenant_id AND d.stage = 'phash_index' AND d.item = o.sha256 AND d.resolved_at IS NULL
+      AND d.reopened_at IS NULL AND d.error_class <> 'MediaMissing')
 ORDER BY o.sha256
 LIMIT :row_limit;
 

@@ -56,7 +56,24 @@ class PostgresStorage:
         """See the Protocol."""
         if not outcomes:
             return []
-        async with self.database.connection() as connection:
+        # What this process has put or deleted is booked by one statement, which commits by itself.
+        looked_at = [
+            one
+            for one in outcomes
+            if one.operation.kind != "delete" and (one.modified_at is not None or one.bytes is None)
+        ]
+        lend = self.database.transaction if looked_at else self.database.connection
+        async with lend() as connection:
+            if looked_at:
+                await lock_usage(connection, (one.operation.tenant_id for one in outcomes))
+                await sql.note_corrections(
+                    connection,
+                    tenant_ids=[one.operation.tenant_id for one in looked_at],
+                    s3_keys=[one.operation.key for one in looked_at],
+                    op_ids=[one.operation.id for one in looked_at],
+                    sizes=[one.bytes for one in looked_at],
+                    modified=[one.modified_at for one in looked_at],
+                )
             rows = sql.commit(
                 connection,
                 tenant_ids=[one.operation.tenant_id for one in outcomes],

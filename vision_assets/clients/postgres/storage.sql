@@ -114,6 +114,27 @@ WITH outcome AS (
 )
 SELECT op_id FROM booked UNION ALL SELECT op_id FROM gone;
 
+-- name: note_corrections(tenant_ids, s3_keys, op_ids, sizes, modified)!
+-- Before a `commit` of what somebody looked at: notes what the meter did not know, and since when. An object that is
+-- there was written when S3 says so; one that is gone may have gone right after it was last booked or used. What the last
+-- reconciliation agreed with stays. Usage is locked, so the meter moves in this transaction's moment.
+INSERT INTO storage_corrections (tenant_id, content_type, bytes, effective_from, corrected_at)
+SELECT c.tenant_id, c.content_type, sum(c.bytes), c.effective_from, c.corrected_at
+FROM (
+    SELECT o.tenant_id, o.content_type, coalesce(seen.size_bytes, 0) - coalesce(o.bytes, 0) AS bytes,
+           greatest(u.reconciled_at, seen.modified_at, CASE WHEN o.bytes IS NOT NULL THEN o.recorded_at END)
+               AS effective_from,
+           greatest(u.metered_at, now()) AS corrected_at
+    FROM unnest(:tenant_ids::uuid[], :s3_keys::text[], :op_ids::uuid[], :sizes::bigint[], :modified::timestamptz[])
+         AS seen (tenant_id, s3_key, op_id, size_bytes, modified_at)
+    JOIN storage_objects o ON o.tenant_id = seen.tenant_id AND o.s3_key = seen.s3_key AND o.op_id = seen.op_id
+    JOIN tenant_storage_usage u ON u.tenant_id = o.tenant_id AND u.content_type = o.content_type
+    WHERE o.op_kind = 'verify'
+) c
+WHERE c.bytes <> 0 AND c.effective_from < c.corrected_at
+GROUP BY c.tenant_id, c.content_type, c.effective_from, c.corrected_at
+HAVING sum(c.bytes) <> 0;
+
 -- name: count_unchecked(tenant_ids, checks)!
 -- Counts checks that failed; those of tenants that are gone by now are nobody's.
 INSERT INTO counters (tenant_id, name, labels, value)
