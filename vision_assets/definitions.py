@@ -11,6 +11,7 @@ import dagster as dg
 from vision_assets.core.vision import ProviderName
 from vision_assets.logs import configure_logging
 from vision_assets.resources import (
+    AlertsResource,
     DagsterStorageResource,
     DeadLetterResource,
     MediaSourceResource,
@@ -100,6 +101,17 @@ def default_resources(settings: Settings) -> dict[str, Any]:
             url=dg.EnvVar("QDRANT_URL"), api_key=dg.EnvVar("QDRANT_API_KEY") if settings.qdrant_api_key else None
         ),
         "dead_letter_retry": DeadLetterResource(max_retries=settings.dead_letter_retries),
+        "alerts": AlertsResource(
+            telegram_bot_token=dg.EnvVar("TELEGRAM_BOT_TOKEN") if settings.telegram_bot_token else None,
+            telegram_chat_id=settings.alert_telegram_chat_id,
+            telegram_api_url=settings.telegram_api_url,
+            webhook_url=dg.EnvVar("ALERT_WEBHOOK_URL") if settings.alert_webhook_url else None,
+            ui_url=settings.dagster_ui_url,
+            reminder_hours=settings.alert_reminder_hours,
+            group_above=settings.alert_group_above,
+            flapping_changes=settings.alert_flapping_changes,
+            flapping_hours=settings.alert_flapping_hours,
+        ),
         "dagster_storage": DagsterStorageResource(
             database_url=dg.EnvVar("DAGSTER_POSTGRES_URL"), event_retention_days=settings.event_retention_days
         ),

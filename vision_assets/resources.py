@@ -4,10 +4,10 @@ What is not here: any decision (`core/`), any look at the environment (`definiti
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field, SecretStr
 
+from vision_assets.clients.alert_channels import AlertAccess
 from vision_assets.clients.local_vision import LocalVision
 from vision_assets.clients.media_files import LocalFiles
 from vision_assets.clients.policy_file import read_policy
 from vision_assets.clients.postgres import Database
+from vision_assets.clients.postgres.alerts import PostgresAlerts
 from vision_assets.clients.postgres.billing import PostgresBilling
 from vision_assets.clients.postgres.budget import PostgresBudget
 from vision_assets.clients.postgres.cleanup import PostgresCleanup
 from vision_assets.clients.postgres.clusters import PostgresClusters
 from vision_assets.clients.postgres.dagster_events import prune_events
 from vision_assets.clients.postgres.dead_letters import PostgresDeadLetters
+from vision_assets.clients.postgres.deliveries import PostgresDeliveries
 from vision_assets.clients.postgres.enrichment import PostgresEnrichment
 from vision_assets.clients.postgres.media import PostgresMedia
 from vision_assets.clients.postgres.orphans import PostgresOrphans
@@ -39,6 +42,8 @@ from vision_assets.clients.provider_choice import choose_provider
 from vision_assets.clients.qdrant import QdrantIndex
 from vision_assets.clients.s3 import S3Bucket
 from vision_assets.clients.s3_uploads import S3Uploads
+from vision_assets.core.alert_delivery import ChannelName, Sender
+from vision_assets.core.alerts import AlertBook, AlertRules
 from vision_assets.core.budget import Allowance, BudgetLimits
 from vision_assets.core.budget_gate import ESTIMATE_FLOOR_TOKENS, BudgetGate
 from vision_assets.core.cleanup import Plan, emergency_plan, ttl_plan
@@ -462,6 +467,64 @@ class QdrantResource(dg.ConfigurableResource[None]):
         """Open a client in the running event loop, and close it at the end."""
         async with QdrantIndex(self.url, api_key=self.api_key) as index:
             yield index
+
+
+class AlertsResource(dg.ConfigurableResource[None]):
+    """When people are told that something is wrong, and how."""
+
+    telegram_bot_token: str | None = None
+    telegram_chat_id: str | None = Field(default=None, description="None: nothing goes to Telegram")
+    telegram_api_url: str = "https://api.telegram.org"
+    webhook_url: str | None = Field(default=None, description="None: nothing goes to a webhook")
+    ui_url: str | None = Field(default=None, description="Of Dagster's UI, for links")
+    reminder_hours: float = 24
+    group_above: int = Field(default=5, description="Tenants that share a message")
+    flapping_changes: int = 4
+    flapping_hours: float = 24
+
+    def rules(self) -> AlertRules:
+        """Tell when to speak."""
+        return AlertRules(
+            remind_after=timedelta(hours=self.reminder_hours),
+            flapping_changes=self.flapping_changes,
+            flapping_window=timedelta(hours=self.flapping_hours),
+            group_above=self.group_above,
+        )
+
+    def channel_names(self) -> Sequence[ChannelName]:
+        """List the channels that are set.
+
+        Raises:
+            ConfigurationError: One of them is set by half, or wrong.
+        """
+        return self._access().names()
+
+    def book(self, ledgers: Ledgers) -> AlertBook:
+        """Give what evaluations are taken in by.
+
+        Raises:
+            ConfigurationError: As `channel_names`.
+        """
+        return PostgresAlerts(ledgers.database, self.channel_names())
+
+    @asynccontextmanager
+    async def open_sender(self, ledgers: Ledgers) -> AsyncIterator[Sender]:
+        """Open the channels in the running event loop, and close them at the end.
+
+        Raises:
+            ConfigurationError: As `channel_names`.
+        """
+        async with self._access().open() as channels:
+            yield Sender(PostgresDeliveries(ledgers.database, self.ui_url), channels)
+
+    def _access(self) -> AlertAccess:
+        token, webhook = self.telegram_bot_token, self.webhook_url
+        return AlertAccess(
+            telegram_token=SecretStr(token.strip()) if token else None,
+            telegram_chat_id=self.telegram_chat_id,
+            telegram_api_url=self.telegram_api_url,
+            webhook_url=SecretStr(webhook) if webhook else None,
+        )
 
 
 class DagsterStorageResource(dg.ConfigurableResource[None]):

@@ -5,6 +5,7 @@ What is not here: opening anything (`resources.py`, `clients/`).
 """
 
 import os
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,6 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from vision_assets.core.alerts import AlertRules
 from vision_assets.core.budget import Allowance, BudgetLimits
 from vision_assets.core.price import TokenPrice
 from vision_assets.core.quota import StorageLimits
@@ -147,6 +149,28 @@ class Settings(BaseSettings):
     dead_letter_retries: int = Field(
         3, ge=0, description="Of one item that was given up for a reason that may pass, once a day; 0: none"
     )
+    telegram_bot_token: SecretStr | None = Field(None, description="Of the bot that writes alerts")
+    telegram_api_url: str = Field("https://api.telegram.org", description="Of the Bot API, or of a server of your own")
+    alert_telegram_chat_id: str | None = Field(
+        None, description="Chat that alerts go to: a number, or @name of a channel; unset: none goes to Telegram"
+    )
+    alert_webhook_url: SecretStr | None = Field(
+        None, description="Takes alerts as Alertmanager sends them; unset: none goes to a webhook"
+    )
+    dagster_ui_url: str | None = Field(
+        None, description="Of Dagster's UI, for links in alerts; unset: that of `vision-assets up`, else no links"
+    )
+    alert_reminder_hours: float = Field(24, gt=0, description="Until people are told again of what is still wrong")
+    alert_group_above: int = Field(
+        5, ge=1, description="Tenants for which a check fails at once; more of them share a message"
+    )
+    alert_flapping_changes: int = Field(
+        4, ge=1, description="Of a check within ALERT_FLAPPING_HOURS; after more people hear no more of it"
+    )
+    alert_flapping_hours: float = Field(
+        24, gt=0, description="See ALERT_FLAPPING_CHANGES; people hear of it again when it has not changed for as long"
+    )
+
     event_retention_days: int = Field(30, ge=1, description="Of Dagster's log events; materializations stay")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity that is logged")
 
@@ -201,6 +225,15 @@ class Settings(BaseSettings):
                 "month": Allowance(self.budget_global_month_tokens),
                 "calls": Allowance(requests=self.calls_at_once(provider or self.provider)),
             },
+        )
+
+    def alert_rules(self) -> AlertRules:
+        """Gather when people are told of what is wrong."""
+        return AlertRules(
+            remind_after=timedelta(hours=self.alert_reminder_hours),
+            flapping_changes=self.alert_flapping_changes,
+            flapping_window=timedelta(hours=self.alert_flapping_hours),
+            group_above=self.alert_group_above,
         )
 
     def token_price(self) -> TokenPrice | None:

@@ -22,6 +22,9 @@ FOREIGN = (
     "OPENAI_",
     "VISION_PROVIDER",
     "VISION_POLICY_FILE",
+    "TELEGRAM_",
+    "ALERT_",
+    "DAGSTER_UI_URL",
 )
 
 

@@ -214,6 +214,31 @@ async def test_turns_back_and_forward_on_data(database: str) -> None:
     assert await ask(database, SCHEMA, INDEXES, CONSTRAINTS, TRIGGERS) == schema
 
 
+async def test_alerts_back_and_forward_on_data(database: str) -> None:
+    """Back, what is open is forgotten, and nothing else; forward again it is told anew."""
+    await fill(database)
+    schema = await ask(database, SCHEMA, INDEXES, CONSTRAINTS)
+    await ask(
+        database,
+        "INSERT INTO alert_states VALUES ('check', 'tenant_storage_usage', 'quota_below_limit', 'a', 'warn', 'warn',"
+        " 'full', '', now(), 1, now(), now(), ARRAY[now()], false)",
+        "INSERT INTO alert_messages (id, kind, source, subject, check_name, grouped, created_at)"
+        " VALUES (gen_random_uuid(), 'opened', 'check', 'tenant_storage_usage', 'quota_below_limit', false, now())",
+        "INSERT INTO alert_events (source, subject, check_name, partition_key, event, kind, severity, failed_as,"
+        " message, run_id, opened_at, happened_at, message_seq)"
+        " SELECT source, subject, check_name, 'a', '1', kind, 'warn', 'warn', 'full', '', now(), now(), seq"
+        " FROM alert_messages",
+        "INSERT INTO alert_deliveries (message_seq, channel, next_at)"
+        " SELECT seq, 'telegram', now() FROM alert_messages",
+    )
+    downgrade(database, "0009")
+    assert not {name for (name,) in (await ask(database, TABLES))[0] if str(name).startswith("alert_")}
+    assert await ask(database, "SELECT name FROM tenants") == [[("alpha",)]]
+    migrate(database)
+    assert await ask(database, "SELECT subject FROM alert_states") == [[]]
+    assert await ask(database, SCHEMA, INDEXES, CONSTRAINTS) == schema
+
+
 async def test_hash_quality_back_and_forward_on_data(database: str) -> None:
     """Back and forward again hashes stay, and one that lost its quality has none."""
     await fill(database)

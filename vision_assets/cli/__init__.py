@@ -2,7 +2,7 @@
 
 import typer
 
-from vision_assets.cli import budget, dead_letters, policy, quota, reuse
+from vision_assets.cli import alerts, budget, dead_letters, policy, quota, reuse
 from vision_assets.cli.billing import billing
 from vision_assets.cli.cleanup import cleanup
 from vision_assets.cli.demo import demo
@@ -49,4 +49,5 @@ app.add_typer(quota.app, name="quota")
 app.add_typer(budget.app, name="budget")
 app.add_typer(policy.app, name="policy")
 app.add_typer(reuse.app, name="reuse")
+app.add_typer(alerts.app, name="alerts")
 app.command("demo")(demo)

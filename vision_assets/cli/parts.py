@@ -19,7 +19,9 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
+from vision_assets.cli.alerts import NO_CHANNEL, alert_access
 from vision_assets.cli.failures import fail
+from vision_assets.core.errors import ConfigurationError
 from vision_assets.devstack import dagster, parts, postgres, service
 from vision_assets.devstack.processes import PartFailed
 from vision_assets.settings import Settings, data_dir, endpoints_file
@@ -125,9 +127,9 @@ def status() -> None:
 
 
 def _shown(value: Any) -> str:
-    """Mask a secret; of a URL only the password is one."""
+    """Mask a secret; of a database's URL only the password is one."""
     if isinstance(value, SecretStr):
-        url = re.fullmatch(r"([\w+]+://[^:@/]*:)[^@]*(@[^@]*)", value.get_secret_value())
+        url = re.fullmatch(r"(postgres[\w+]*://[^:@/]*:)[^@]*(@[^@]*)", value.get_secret_value())
         return f"{url[1]}***{url[2]}" if url else "***"
     return "" if value is None else str(value)
 
@@ -221,6 +223,11 @@ def config(
     for part, answer in asyncio.run(_pings()):
         answers.add_row(part, answer)
     _console.print(answers)
+    try:
+        if not alert_access(settings).names():
+            _console.print(NO_CHANNEL, highlight=False)
+    except ConfigurationError as error:
+        fail(error)
 
 
 def _embedded(file: Path) -> dict[str, Any]:

@@ -69,8 +69,9 @@ def dagster_environment() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _program(name: str, command: list[str], ready: Callable[[int], bool], port: int) -> Program:
-    variables = environment()
+def _program(name: str, command: list[str], ready: Callable[[int], bool], port: int, ui_port: int) -> Program:
+    # Alerts link to the UI.
+    variables = {"DAGSTER_UI_URL": _url(ui_port), **environment()}
     return Program(
         name=name,
         command=lambda _: [sys.executable, "-m", *command, "--workspace", str(PROJECT_ROOT / "workspace.yaml")],
@@ -89,7 +90,11 @@ def running() -> str | None:
 
 def ui_url(webserver: Child) -> str:
     """Tell the UI's URL."""
-    return f"http://127.0.0.1:{webserver.port}"
+    return _url(webserver.port)
+
+
+def _url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
 
 
 def children() -> list[tuple[str, Child, str]]:
@@ -122,9 +127,9 @@ def start(port: int | None = None) -> tuple[Child, Child]:
         port = port or processes.free_port(_USUAL_PORT)
         serve = ["dagster_webserver", "--host", "127.0.0.1", "--port", str(port)]
         webserver = processes.ensure(
-            _program(WEBSERVER, serve, lambda chosen: processes.answers(chosen, "/server_info"), port)
+            _program(WEBSERVER, serve, lambda chosen: processes.answers(chosen, "/server_info"), port, port)
         )
-        processes.ensure(_program(DAEMON, ["dagster._daemon", "run"], lambda _: True, 0))
+        processes.ensure(_program(DAEMON, ["dagster._daemon", "run"], lambda _: True, 0, port))
         served = service.start(environment())
     return webserver, served
 

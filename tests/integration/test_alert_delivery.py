@@ -1,0 +1,343 @@
+"""How messages go out, on the real Postgres and over real HTTP: in order, once each, whatever happens on the way."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.alert_receivers import (
+    AWAITED_SECONDS,
+    CHAT,
+    SECRET_PATH,
+    EmulatedTelegram,
+    WebhookReceiver,
+    emulated_telegram,
+    token,
+    webhook_receiver,
+)
+from vision_assets.clients.postgres import Database
+from vision_assets.clients.postgres.alerts import PostgresAlerts
+from vision_assets.clients.postgres.deliveries import PostgresDeliveries
+from vision_assets.clients.telegram_bot import MAX_UNITS, TelegramChat, units
+from vision_assets.clients.webhook import Webhook
+from vision_assets.core.alert_delivery import Channel, Sender, pause_after
+from vision_assets.core.alerts import AlertKey, AlertRules, Evaluation
+from vision_assets.devstack.telegram import TOKEN
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+READ_SECONDS = 0.5
+STATES = "SELECT channel, state, attempts FROM alert_deliveries ORDER BY message_seq, channel"
+
+
+@pytest.fixture
+def telegram() -> Iterator[EmulatedTelegram]:
+    """The emulated Bot API."""
+    with emulated_telegram() as server:
+        yield server
+
+
+@pytest.fixture
+def webhook() -> Iterator[WebhookReceiver]:
+    """A webhook."""
+    with webhook_receiver() as receiver:
+        yield receiver
+
+
+@dataclass
+class Post:
+    """A database with messages to deliver, both channels, and a clock that a test moves."""
+
+    database: Database
+    telegram: EmulatedTelegram
+    webhook: WebhookReceiver
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    written: int = 0
+
+    async def write(self, *texts: str, rules: AlertRules | None = None) -> None:
+        """Have a message written for each text, about a check of its own."""
+        evaluations = []
+        for text in texts:
+            self.written += 1
+            key = AlertKey("check", "tenant_storage_usage", f"check_{self.written}", "")
+            evaluations.append(Evaluation(key, "warn", text, NOON, self.written))
+        book = PostgresAlerts(self.database, ("telegram", "webhook"))
+        await book.take_in(evaluations, rules=rules or AlertRules(), now=self.now)
+
+    async def send(self, *, spacing_seconds: float = 0) -> int:
+        """Send what is due, as one tick does, with little patience."""
+        async with AsyncExitStack() as stack:
+            chat = TelegramChat.open(
+                token(),
+                CHAT,
+                api_url=self.telegram.url,
+                spacing_seconds=spacing_seconds,
+                read_seconds=READ_SECONDS,
+            )
+            channels: list[Channel] = [
+                await stack.enter_async_context(chat),
+                await stack.enter_async_context(Webhook.open(self.webhook.secret_url, read_seconds=READ_SECONDS)),
+            ]
+            book = PostgresDeliveries(self.database, "http://ui")
+            return await Sender(book, channels, clock=lambda: self.now).run()
+
+    async def states(self) -> dict[str, list[tuple[str, int]]]:
+        """Tell state and attempts of each delivery, by channel, in the order of the messages."""
+        found: dict[str, list[tuple[str, int]]] = {"telegram": [], "webhook": []}
+        for channel, state, attempts in await self.database.pool.fetch(STATES):
+            found[channel].append((state, attempts))
+        return found
+
+    async def errors(self, channel: str) -> str:
+        """Join what went wrong over a channel."""
+        query = "SELECT string_agg(error, '; ' ORDER BY message_seq) FROM alert_deliveries WHERE channel = $1"
+        return str(await self.database.pool.fetchval(query, channel))
+
+
+@pytest.fixture
+async def post(database: str, telegram: EmulatedTelegram, webhook: WebhookReceiver) -> AsyncIterator[Post]:
+    """A post over both channels."""
+    async with Database.open(database) as opened:
+        yield Post(opened, telegram, webhook)
+
+
+async def test_messages_arrive_in_order_and_once(post: Post) -> None:
+    """Over each channel every message once; a second tick finds nothing to do."""
+    await post.write("one", "two", "three")
+    assert await post.send() == 6
+    assert await post.send() == 0
+    assert [message["text"].splitlines()[1] for message in post.telegram.messages()] == ["one", "two", "three"]
+    assert {message["chat_id"] for message in post.telegram.messages()} == {CHAT}
+    assert [request["alerts"][0]["annotations"]["description"] for request in post.webhook.requests] == [
+        *("one", "two", "three")
+    ]
+    assert len({request["headers"]["idempotency-key"] for request in post.webhook.requests}) == 3
+    assert await post.states() == {"telegram": [("sent", 1)] * 3, "webhook": [("sent", 1)] * 3}
+
+
+async def test_what_is_sent(post: Post) -> None:
+    """Telegram gets the title in bold, the text escaped, and a link; the webhook its own path and query, as JSON."""
+    await post.write("a <b>bold</b> & plain\ntext")
+    await post.send()
+    [written] = post.telegram.messages()
+    title, *lines = written["text"].splitlines()
+    assert title == "🟠 Warning: check_1 of tenant_storage_usage"
+    assert lines == [
+        *("a <b>bold</b> & plain", "text"),
+        "http://ui/assets/tenant_storage_usage?view=checks&checkDetail=check_1",
+    ]
+    assert written["html"].startswith(f"<b>{title}</b>\na &lt;b&gt;bold&lt;/b&gt; &amp; plain")
+    [request] = post.webhook.requests
+    assert (request["path"], request["query"]) == (SECRET_PATH, "key=1")
+    assert request["headers"]["content-type"] == "application/json"
+    assert (request["version"], request["status"]) == ("4", "firing")
+
+
+async def test_a_long_message_goes_out_in_pieces(post: Post) -> None:
+    """Each within Telegram's limit, in order, and all of the text; a fault before the first changes nothing."""
+    lines = [f"{number} {'😀' * 500}" for number in range(10)]
+    await post.write("\n".join(lines))
+    post.telegram.set_faults({"kind": "rate_limited", "retry_after": 3})
+    assert await post.send() == 1  # the webhook's
+    post.now += timedelta(seconds=3)
+    assert await post.send() == 1
+    messages = post.telegram.messages()
+    assert len(messages) == 3
+    assert all(units(message["text"]) <= MAX_UNITS for message in messages)
+    assert "\n".join(message["text"] for message in messages).splitlines()[1:-1] == lines
+    assert (await post.states())["telegram"] == [("sent", 2)]
+
+
+async def test_a_piece_that_arrived_is_not_sent_again(post: Post) -> None:
+    """The second of three is refused for a while: the first is there once all the same."""
+    await post.write("\n".join(f"{number} {'x' * 1000}" for number in range(9)))
+
+    async def refuse_the_second() -> None:
+        await _until(lambda: post.telegram.calls() == 1)
+        post.telegram.set_faults({"kind": "rate_limited", "retry_after": 0})
+
+    await asyncio.gather(refuse_the_second(), post.send(spacing_seconds=0.5))
+    await post.send()
+    texts = [message["text"] for message in post.telegram.messages()]
+    assert len(texts) == len(set(texts)) == 3
+
+
+async def test_slower_please_is_honoured_and_the_order_kept(post: Post) -> None:
+    """Nothing goes out before the time that Telegram asked for, not what comes behind it either."""
+    await post.write("one", "two")
+    post.telegram.set_faults({"kind": "rate_limited", "retry_after": 30})
+    await post.send()
+    post.now += timedelta(seconds=29)
+    await post.send()
+    assert (post.telegram.calls(), post.telegram.messages()) == (1, [])
+    assert len(post.webhook.requests) == 2  # one channel does not wait for the other
+    post.now += timedelta(seconds=1)
+    await post.send()
+    assert [message["text"].splitlines()[1] for message in post.telegram.messages()] == ["one", "two"]
+    assert (await post.states())["telegram"] == [("sent", 2), ("sent", 1)]
+
+
+async def test_what_telegram_cannot_read_arrives_as_plain_text(post: Post) -> None:
+    """Once, without tags."""
+    await post.write("a < b")
+    post.telegram.set_faults({"kind": "unparsable"})
+    await post.send()
+    [written] = post.telegram.messages()
+    assert written["html"] is None
+    assert "a < b" in written["text"]
+    assert (await post.states())["telegram"] == [("sent", 1)]
+
+
+async def test_a_chat_that_is_closed_to_the_bot_is_not_asked_again(post: Post) -> None:
+    """The message has failed, the error says what to do, and the next message is tried."""
+    await post.write("one", "two")
+    post.telegram.set_faults({"kind": "forbidden"})
+    await post.send()
+    assert (await post.states())["telegram"] == [("failed", 1), ("sent", 1)]
+    assert "blocked by the user" in await post.errors("telegram")
+    assert "ALERT_TELEGRAM_CHAT_ID" in await post.errors("telegram")
+
+
+@pytest.mark.parametrize("kind", ["drop", "hang", "drop_after_accepting", "hang_after_accepting", "server_error"])
+async def test_whose_outcome_is_unknown_telegram_does_not_get_again(post: Post, kind: str) -> None:
+    """It may have arrived: it is never repeated, and the next one goes out."""
+    await post.write("one", "two")
+    post.telegram.set_faults({"kind": kind})
+    await post.send()
+    post.now += timedelta(days=1)
+    await post.send()
+    assert (await post.states())["telegram"] == [("unknown", 1), ("sent", 1)]
+    assert post.telegram.calls() == 2
+    assert len(post.telegram.messages()) == (2 if kind.endswith("accepting") else 1)
+
+
+async def test_telegram_that_cannot_be_reached_is_tried_again(post: Post) -> None:
+    """Nothing was sent, so it is sent later, after growing pauses."""
+    await post.write("one")
+    there, post.telegram = post.telegram, EmulatedTelegram("http://127.0.0.1:9", post.telegram._control)
+    await post.send()
+    assert (await post.states())["telegram"] == [("pending", 1)]
+    post.telegram = there
+    post.now += pause_after(0, None) - timedelta(seconds=1)
+    await post.send()
+    assert there.messages() == []
+    post.now += timedelta(seconds=1)
+    await post.send()
+    assert len(there.messages()) == 1
+
+
+@pytest.mark.parametrize("answer", ["drop", "drop_after", "hang", 500, 503, 429])
+async def test_the_webhook_gets_it_again_and_knows_it_again(post: Post, answer: int | str) -> None:
+    """With the same key, before the next message, and no earlier than it asked for."""
+    await post.write("one", "two")
+    post.webhook.answers = [answer]
+    await post.send()
+    assert (await post.states())["webhook"] == [("pending", 1), ("pending", 0)]
+    post.now += timedelta(seconds=7 if answer == 429 else 10)
+    await post.send()
+    assert (await post.states())["webhook"] == [("sent", 2), ("sent", 1)]
+    assert post.webhook.accepted() == [("firing", ["opened"])] * 2
+    assert len(post.webhook.requests) == (2 if answer == "drop" else 3)
+
+
+async def test_a_webhook_that_refuses_is_not_asked_again(post: Post) -> None:
+    """A client's error is a setting: the message has failed, the next is tried."""
+    await post.write("one", "two")
+    post.webhook.answers = [404]
+    await post.send()
+    assert (await post.states())["webhook"] == [("failed", 1), ("sent", 1)]
+    assert "check ALERT_WEBHOOK_URL" in await post.errors("webhook")
+
+
+async def test_a_webhook_that_stays_down_is_given_up(post: Post) -> None:
+    """After a day its messages have failed, those that waited behind the first one as well; later ones go out."""
+    await post.write("one", "two")
+    post.webhook.answers = [500] * 1000
+    for hour in range(0, 25, 2):
+        assert "pending" in {state for state, _ in (await post.states())["webhook"]}, f"given up after {hour} hours"
+        await post.send()
+        post.now += timedelta(hours=2)
+    assert await post.states() == {"telegram": [("sent", 1)] * 2, "webhook": [("failed", 13), ("failed", 1)]}
+    post.webhook.answers = []
+    await post.write("three")
+    await post.send()
+    assert (await post.states())["webhook"][2] == ("sent", 1)
+
+
+def test_pauses_grow() -> None:
+    """Twice as long each time, to a quarter of an hour; or as long as the receiver says."""
+    assert [pause_after(attempts, None).total_seconds() for attempts in (0, 1, 2, 7, 90)] == [10, 20, 40, 900, 900]
+    assert pause_after(5, 3).total_seconds() == 3
+
+
+async def test_several_senders_at_once_send_each_message_once(post: Post) -> None:
+    """In order over each channel; who comes second leaves the channel to the first."""
+    await post.write(*[f"number {number}" for number in range(12)])
+    await asyncio.gather(*(post.send() for _ in range(4)))
+    assert [message["text"].splitlines()[1] for message in post.telegram.messages()] == [
+        f"number {number}" for number in range(12)
+    ]
+    assert len(post.webhook.requests) == 12
+
+
+async def test_a_sender_that_is_killed_while_it_sends(post: Post, database: str) -> None:
+    """What Telegram may have is unknown and not repeated; the webhook gets its message again, with the same key."""
+    await post.write("one", "two")
+    post.telegram.set_faults({"kind": "hang_after_accepting"})
+    post.webhook.answers = ["hang"]
+    webhook_url = post.webhook.secret_url.get_secret_value()
+    sender = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.alert_sender", database, post.telegram.url, webhook_url)
+    )
+    await _until(lambda: post.telegram.calls() == 1 and len(post.webhook.requests) == 1)
+    assert await post.states() == {
+        "telegram": [("sending", 1), ("pending", 0)],
+        "webhook": [("sending", 1), ("pending", 0)],
+    }
+    assert await post.send() == 0  # as long as it lives, nobody else sends
+    sender.send_signal(signal.SIGKILL)
+    assert await sender.wait() == -signal.SIGKILL
+    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+    for _ in range(1_000):  # until Postgres has noticed that nobody is there any more
+        if not await post.database.pool.fetchval(locks):
+            break
+        await asyncio.sleep(0.01)
+    await post.send()
+    assert await post.states() == {
+        "telegram": [("unknown", 1), ("sent", 1)],
+        "webhook": [("sent", 2), ("sent", 1)],
+    }
+    assert len(post.telegram.messages()) == 2
+    assert post.webhook.accepted() == [("firing", ["opened"])] * 2
+    keys = [request["headers"]["idempotency-key"] for request in post.webhook.requests]
+    assert keys[0] == keys[1] != keys[2]
+
+
+async def test_no_secret_is_logged_or_kept(post: Post, caplog: pytest.LogCaptureFixture) -> None:
+    """The bot's token and the webhook's path stand in no log line, of httpx neither, and in no error that is kept."""
+    caplog.set_level(logging.DEBUG)
+    await post.write("one", "two", "three")
+    post.telegram.set_faults({"kind": "server_error"}, {"kind": "drop"}, {"kind": "forbidden"})
+    post.webhook.answers = [500]
+    await post.send()
+    there, post.telegram = post.telegram, EmulatedTelegram("http://127.0.0.1:9", post.telegram._control)
+    await post.write("four")
+    await post.send()
+    assert there.calls() == 3
+    ours = [record.getMessage() for record in caplog.records if not record.name.startswith("uvicorn")]
+    logged = "\n".join(ours) + await post.errors("telegram") + await post.errors("webhook")
+    assert "sendMessage" in logged
+    for secret in (TOKEN, TOKEN.split(":")[1], SECRET_PATH, "key=1"):
+        assert secret not in logged
+
+
+async def _until(is_so: Callable[[], Any]) -> None:
+    async with asyncio.timeout(AWAITED_SECONDS):
+        while not is_so():  # noqa: ASYNC110 - it is another process that comes so far
+            await asyncio.sleep(0.02)
