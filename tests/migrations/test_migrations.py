@@ -271,7 +271,7 @@ async def test_billing_back_and_forward_on_data(database: str) -> None:
         " SELECT w.scope, w.period, w.of_provider, w.starts_on, 300, 3"
         " FROM tenants t, budget_windows_of(t.id, 'paid', '2026-11-01') w"
     )
-    downgrade(database, "0007")
+    downgrade(database, "0009")
     await ask(
         database,
         *(held, windows),
