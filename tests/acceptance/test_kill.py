@@ -33,7 +33,10 @@ CLOCK = {
     "post_enrichment": {"created_at", "updated_at"},
     "search_index": {"indexed_at"},
     "storage_objects": {"bytes", "recorded_at"},
-    "tenant_storage_usage": {"id", "total_bytes", "total_gb", "last_updated", "created_at", "reconciled_at"},
+    "tenant_storage_usage": {
+        *("id", "total_bytes", "total_gb", "last_updated", "created_at", "reconciled_at"),
+        *("metered_bytes", "metered_at", "metered_byte_seconds"),
+    },
     "dead_letters": {"id", "attempts", "first_at", "last_at"},
 }
 
@@ -98,8 +101,9 @@ def snapshot(machine: Machine) -> dict[str, Any]:
         at.execute("SELECT s3_key, bytes FROM storage_objects")
         in_s3 = objects(machine)
         assert dict(at.fetchall()) == in_s3, "the ledger equals the listing"
-        at.execute("SELECT sum(total_bytes), sum(objects_count) FROM tenant_storage_usage")
-        assert tuple(map(int, at.fetchone())) == (sum(in_s3.values()), len(in_s3)), "the usage equals the listing"
+        at.execute("SELECT sum(total_bytes), sum(metered_bytes), sum(objects_count) FROM tenant_storage_usage")
+        stored_bytes = sum(in_s3.values())
+        assert tuple(map(int, at.fetchone())) == (stored_bytes, stored_bytes, len(in_s3)), "so does the usage"
     found["keys"] = sorted(in_s3)
     client = QdrantClient(url=machine.endpoints()["qdrant_url"])
     found["points"] = {
