@@ -49,7 +49,7 @@ SELECT (SELECT count(*) FROM posts) AS posts,
        (SELECT count(*) FROM vision_results WHERE result IS NOT NULL) AS results,
        (SELECT count(*) FROM media_objects) AS pictures,
        (SELECT count(*) FROM search_index WHERE state = 'indexed') AS indexed,
-       (SELECT coalesce(sum(value), 0) FROM counters WHERE name = 'vision_analyses_total') AS analyses,
+       (SELECT sum(value)::bigint FROM counters WHERE name = 'vision_analyses_total') AS analyses,
        (SELECT count(*) FROM dead_letters) AS dead_letters,
        (SELECT count(*) FROM tenant_changes) AS changes_left,
        (SELECT count(*) FROM tenant_turns WHERE error IS NOT NULL) AS tenants_failed
