@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,14 @@ FOREIGN = (
     "ALERT_",
     "DAGSTER_UI_URL",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A running `vision-assets up`."""
+
+    ui_url: str
+    pid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,21 @@ class Machine:
         assert process.returncode == 0, output
         return output
 
+    @contextmanager
+    def up(self) -> Iterator[Up]:
+        """`vision-assets up`, ended as an operator's shell does."""
+        process = self.start("up")
+        try:
+            yield Up(_told_url(process), process.pid)
+        finally:
+            os.kill(process.pid, signal.SIGTERM)
+            try:
+                output, _ = process.communicate(timeout=90)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        assert process.returncode == 0, output
+
     def figures(self) -> dict[str, Any]:
         """What the demo has written."""
         figures: dict[str, Any] = json.loads((self.data / "demo.json").read_text())
@@ -73,3 +99,13 @@ class Machine:
         """Where the embedded parts are."""
         endpoints: dict[str, str] = json.loads((self.data / "endpoints.json").read_text())
         return endpoints
+
+
+def _told_url(up: "subprocess.Popen[str]") -> str:
+    """Wait until `up` tells the UI's URL."""
+    lines: list[str] = []
+    for line in up.stdout or ():
+        lines.append(line)
+        if url := re.search(r"UI: (http://127\.0\.0\.1:\d+)", line):
+            return url[1]
+    raise AssertionError("".join(lines))

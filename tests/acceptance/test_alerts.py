@@ -1,19 +1,14 @@
 """People hear of a quota once at each step: up over 85 %, over 93 %, and back, with Dagster's daemon running."""
 
 import asyncio
-import os
-import signal
-import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.commands import Machine
-from tests.acceptance.test_ui import serving
 from tests.alert_receivers import CHAT, EmulatedTelegram, WebhookReceiver, emulated_telegram, webhook_receiver
 from tests.pictures import encoded, photo
 from tests.world import ROOMY
@@ -43,22 +38,6 @@ def webhook() -> Iterator[WebhookReceiver]:
     """A webhook."""
     with webhook_receiver() as receiver:
         yield receiver
-
-
-@contextmanager
-def running(machine: Machine) -> Iterator[str]:
-    """Have the parts, the UI and the daemon running, and give the UI's URL."""
-    up = machine.start("up")
-    try:
-        yield serving(up)
-    finally:
-        os.kill(up.pid, signal.SIGTERM)
-        try:
-            output, _ = up.communicate(timeout=90)
-        except subprocess.TimeoutExpired:
-            up.kill()
-            raise
-    assert up.returncode == 0, output
 
 
 def through_the_guard(machine: Machine, act: Callable[[QuotaGuardedStore, Tenant], Awaitable[None]]) -> None:
@@ -120,7 +99,7 @@ def test_a_quota_that_runs_full_and_gets_room_again(
         },
     )
     (tmp_path / "1.jpg").write_bytes(encoded(photo(160, 120)))
-    with running(machine) as ui_url:
+    with machine.up() as up:
         machine.run("import-folder", str(tmp_path), "--tenant", "Alpha")
         machine.run("quota", "set", "--tenant", "Alpha", "--limit", str(LIMIT_BYTES))
         for number, name, size in ((1, "page", 860_000), (2, "another", 80_000)):
@@ -137,7 +116,7 @@ def test_a_quota_that_runs_full_and_gets_room_again(
     first = telegram.messages()[0]["text"]
     assert "of 1,000,000 bytes" in first
     assert 'vision-assets quota set --tenant "Alpha"' in first
-    assert f"{ui_url}/assets/tenant_storage_usage?view=checks&checkDetail=quota_below_limit" in first
+    assert f"{up.ui_url}/assets/tenant_storage_usage?view=checks&checkDetail=quota_below_limit" in first
     assert webhook.accepted() == [("firing", ["opened"]), ("firing", ["escalated"]), ("resolved", ["resolved"])]
     alerts = [request["alerts"][0] for request in webhook.requests]
     assert [alert["labels"]["severity"] for alert in alerts] == ["warning", "critical", "critical"]

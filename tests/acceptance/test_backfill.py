@@ -1,12 +1,7 @@
 """A backfill as the UI launches it: a real webserver and daemon, two assets of a chain, and a tenant that fails."""
 
-import os
-import re
-import signal
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import psycopg2
 import pytest
@@ -16,28 +11,6 @@ from tests.graphql import Dagster
 
 CHAIN = ("vision_results", "post_enrichment")
 WRONG = """UPDATE tenants SET settings = '{"vision": {"provider": "claude"}}' WHERE name = 'Tenant 3'"""
-
-
-@contextmanager
-def served(machine: Machine) -> Iterator[Dagster]:
-    """The webserver of `up`."""
-    up = machine.start("up")
-    try:
-        yield Dagster(serving(up))
-    finally:
-        os.kill(up.pid, signal.SIGTERM)
-        output, _ = up.communicate(timeout=60)
-    assert up.returncode == 0, output
-
-
-def serving(up: "subprocess.Popen[str]") -> str:
-    """Wait until `up` tells the UI's URL."""
-    lines: list[str] = []
-    for line in up.stdout or ():
-        lines.append(line)
-        if url := re.search(r"http://127\.0\.0\.1:\d+", line):
-            return url[0]
-    raise AssertionError("".join(lines))
 
 
 def execute(machine: Machine, statement: str) -> None:
@@ -61,7 +34,8 @@ def partitions(dagster: Dagster, count: int) -> list[str]:
 @pytest.mark.timeout(900)
 def test_a_backfill_fails_for_one_tenant_and_its_retry_runs_that_one_alone(machine: Machine) -> None:
     """The others go through the whole chain; what failed and what comes after it is red, and green after the retry."""
-    with served(machine) as dagster:
+    with machine.up() as up:
+        dagster = Dagster(up.ui_url)
         execute(
             machine,
             "INSERT INTO tenants (id, name) SELECT gen_random_uuid(), 'Tenant ' || n FROM generate_series(1, 5) n",

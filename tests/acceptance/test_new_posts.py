@@ -1,11 +1,7 @@
 """New posts with a real webserver and daemon: nobody launches anything, and runs are killed."""
 
-import os
-import signal
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +9,7 @@ import psutil
 import psycopg2
 import pytest
 
-from tests.acceptance.commands import Machine
-from tests.acceptance.test_backfill import serving
+from tests.acceptance.commands import Machine, Up
 from tests.graphql import Dagster
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "dev_digest"
@@ -25,18 +20,6 @@ SELECT NOT EXISTS (SELECT FROM tenant_changes) AND NOT EXISTS (SELECT FROM tenan
    AND (SELECT count(*) FROM posts) = (SELECT count(*) FROM search_index)
    AND (SELECT count(*) FROM media_objects) = (SELECT count(*) FROM vision_results WHERE result IS NOT NULL)
 """
-
-
-@contextmanager
-def up(machine: Machine) -> Iterator[tuple[Dagster, "subprocess.Popen[str]"]]:
-    """`vision-assets up`, with its process."""
-    process = machine.start("up")
-    try:
-        yield Dagster(serving(process)), process
-    finally:
-        os.kill(process.pid, signal.SIGTERM)
-        output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
 
 
 def until(machine: Machine, query: str, *, seconds: float) -> None:
@@ -53,11 +36,13 @@ def until(machine: Machine, query: str, *, seconds: float) -> None:
             time.sleep(0.1)
 
 
-def kill_workers(process: "subprocess.Popen[str]") -> int:
+def kill_workers(up: Up) -> int:
     """Kill all code servers with the runs that they have started, without warning; tells how many."""
-    family: list[Any] = psutil.Process(process.pid).children(recursive=True)
-    servers = [one for one in family if "grpc" in one.cmdline()]
-    victims = {victim for server in servers for victim in (server, *server.children(recursive=True))}
+    victims = set[Any]()
+    for one in psutil.Process(up.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # some of them live for a moment only
+            if "grpc" in one.cmdline():
+                victims |= {one, *one.children(recursive=True)}
     for victim in victims:
         with suppress(psutil.NoSuchProcess):
             victim.kill()
@@ -68,10 +53,11 @@ def kill_workers(process: "subprocess.Popen[str]") -> int:
 @pytest.mark.timeout(900)
 def test_an_import_is_worked_on_although_its_run_is_killed(machine: Machine) -> None:
     """It is enough to import; another run takes what the killed one had, and everything is there once and in the UI."""
-    with up(machine) as (dagster, process):
+    with machine.up() as up:
+        dagster = Dagster(up.ui_url)
         machine.run("import", str(EXAMPLE), "--tenant", "Dev Digest")
         until(machine, AT_WORK, seconds=180)
-        assert kill_workers(process) > 2
+        assert kill_workers(up) > 2
         until(machine, ALL_DONE, seconds=420)
         for asset in ASSETS:
             assert len(dagster.partitions(asset)["materialized"]) == 1

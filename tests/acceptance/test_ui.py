@@ -1,10 +1,7 @@
 """The Dagster UI in a real browser."""
 
 import os
-import re
 import shutil
-import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,23 +56,12 @@ def tenants(machine: Machine) -> dict[str, str]:
         connection.close()
 
 
-def serving(up: "subprocess.Popen[str]") -> str:
-    """Wait until `up` tells the UI's URL."""
-    lines: list[str] = []
-    for line in up.stdout or ():
-        lines.append(line)
-        if url := re.search(r"http://127\.0\.0\.1:\d+", line):
-            return url[0]
-    raise AssertionError("".join(lines))
-
-
 def test_materialize_a_partition_by_clicking(machine: Machine, page: Page) -> None:
     """The UI shows the assets and both tenants; one that was only imported turns green by a few clicks."""
     ARTEFACTS.mkdir(exist_ok=True)
     machine.run("demo", "--tenants", "City Walks")
-    up = machine.start("up")
-    try:
-        url = serving(up)
+    with machine.up() as up:
+        url = up.ui_url
         Dagster(url).stop_sensor("new_posts")  # it would be faster than the clicks
         machine.run("import", str(EXAMPLES / "dev_digest"), "--tenant", "Dev Digest")
         ids = tenants(machine)
@@ -106,10 +92,6 @@ def test_materialize_a_partition_by_clicking(machine: Machine, page: Page) -> No
         page.goto(f"{url}/assets/media_objects?view=events&partition={ids['Dev Digest']}")
         expect(page.get_by_text("Dev Digest")).to_be_visible()
         page.screenshot(path=ARTEFACTS / "materialization.png")
-    finally:
-        os.kill(up.pid, signal.SIGTERM)
-        output, _ = up.communicate(timeout=60)
-    assert up.returncode == 0, output
 
 
 def _until(page: Page, url: str, text: str) -> None:
