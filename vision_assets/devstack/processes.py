@@ -296,7 +296,8 @@ def stop(name: str, *, stop_signal: signal.Signals = signal.SIGTERM, seconds: fl
         for one in left + psutil.wait_procs(family[1:], timeout=5)[1]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
-        if psutil.wait_procs(left, timeout=10)[1]:  # it hangs in the kernel
+        # A child that was killed while its parent lived is gone when somebody else has buried it.
+        if any(one in left for one in psutil.wait_procs(family, timeout=10)[1]):  # it hangs in the kernel
             raise PartFailed(f"{name} (pid {child.pid}) does not end, not even when killed.")
     if popen := _popen.pop(child.pid, None):
         popen.wait()
