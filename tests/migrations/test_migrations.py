@@ -24,6 +24,12 @@ WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2
 
 TRIGGERS = "SELECT tgrelid::regclass::text, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1, 2"
 
+HASHED = """
+INSERT INTO phash_index (tenant_id, sha256, algorithm, phash, phash256, thumbnail, quality)
+SELECT tenant_id, sha256, 'a', 7, decode(repeat('00', 32), 'hex'), decode(repeat('00', 4096), 'hex'), 0.75
+FROM media_objects
+"""
+
 
 async def ask(url: str, *queries: str) -> list[list[tuple[object, ...]]]:
     """Run queries and give their rows."""
@@ -186,12 +192,7 @@ async def test_indexes_of_hashes_back_and_forward_on_data(database: str) -> None
     """Back and forward again the same hashes are found by the same statements."""
     await fill(database)
     schema = await ask(database, SCHEMA, INDEXES, CONSTRAINTS)
-    await ask(
-        database,
-        "INSERT INTO phash_index (tenant_id, sha256, algorithm, phash, phash256, thumbnail)"
-        " SELECT tenant_id, sha256, 'a', 7, decode(repeat('00', 32), 'hex'), decode(repeat('00', 4096), 'hex')"
-        " FROM media_objects",
-    )
+    await ask(database, HASHED)
     downgrade(database, "0007")
     found = "SELECT phash FROM phash_index WHERE flags = '{}' AND ((phash >> 0) & 65535) = 7"
     assert await ask(database, found) == [[(7,)]]
@@ -243,12 +244,7 @@ async def test_hash_quality_back_and_forward_on_data(database: str) -> None:
     """Back and forward again hashes stay, and one that lost its quality has none."""
     await fill(database)
     schema = await ask(database, SCHEMA, INDEXES, CONSTRAINTS)
-    await ask(
-        database,
-        "INSERT INTO phash_index (tenant_id, sha256, algorithm, phash, phash256, thumbnail, quality)"
-        " SELECT tenant_id, sha256, 'a', 7, decode(repeat('00', 32), 'hex'), decode(repeat('00', 4096), 'hex'), 0.75"
-        " FROM media_objects",
-    )
+    await ask(database, HASHED)
     downgrade(database, "0003")
     assert await ask(database, "SELECT phash FROM phash_index") == [[(7,)]]
     migrate(database)

@@ -1,5 +1,6 @@
 """The process that decodes AVIF: what befalls it from outside is not the picture's fault."""
 
+import os
 import resource
 import threading
 import time
@@ -17,7 +18,9 @@ from vision_assets.core.pictures import decode_upright
 
 def decoders() -> list[psutil.Process]:
     """List the processes that decode for this one."""
-    return [child for child in psutil.Process().children() if "isolated_decoder" in " ".join(child.cmdline())]
+    running = psutil.process_iter(["ppid", "cmdline"])  # passes over those that end meanwhile
+    ours = [process for process in running if process.info["ppid"] == os.getpid()]
+    return [child for child in ours if "isolated_decoder" in " ".join(child.info["cmdline"] or ())]
 
 
 def when_it_runs(act: Callable[[psutil.Process], None]) -> None:
