@@ -1,7 +1,7 @@
 """Every setting of the project, typed, with units in the names.
 
 Order: environment, then the embedded parts' endpoints file, then the default. An unset URL means the embedded part.
-What is not here: opening anything (`resources.py`, `clients/`).
+What is not here: opening anything (`resources/`, `clients/`).
 """
 
 import os

@@ -1,6 +1,6 @@
 """Who looks at a tenant's pictures, told without a connection.
 
-What is not here: opening a provider (`resources.py`), and the providers themselves.
+What is not here: opening a provider (`resources/`), and the providers themselves.
 """
 
 from collections.abc import AsyncIterator
