@@ -2,7 +2,7 @@
 
 import typer
 
-from vision_assets.cli import alerts, budget, dead_letters, policy, quota, reuse
+from vision_assets.cli import alerts, budget, dead_letters, line, policy, quota, reuse
 from vision_assets.cli.billing import billing
 from vision_assets.cli.cleanup import cleanup
 from vision_assets.cli.demo import demo
@@ -44,6 +44,7 @@ app.command("duplicates")(duplicates)
 app.command("explain")(explain)
 app.command("cleanup")(cleanup)
 app.command("billing")(billing)
+app.add_typer(line.app, name="line")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(quota.app, name="quota")
 app.add_typer(budget.app, name="budget")

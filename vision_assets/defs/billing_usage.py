@@ -19,6 +19,7 @@ from vision_assets.defs.jobs import BILLING
 from vision_assets.defs.metadata import table
 from vision_assets.defs.outcomes import Event, Made, Metadata, Outcome
 from vision_assets.defs.partitions import RANGES, TENANTS
+from vision_assets.defs.runbooks import runbooks
 from vision_assets.defs.steps import Work, run_stage
 from vision_assets.resources import Ledgers, PostgresResource, S3Resource, TokenBudgetResource
 
@@ -42,6 +43,7 @@ LINES_SHOWN = 50
     ),
     kinds={"postgres", "s3", "parquet"},
     group_name=BILLING,
+    metadata=runbooks("billing"),
     owners=["team:vision"],
     tags={"stage": "account"},
     code_version="1",

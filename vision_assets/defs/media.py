@@ -11,10 +11,11 @@ from vision_assets.core.media import HashReport, MediaPass, MediaReport, MediaSl
 from vision_assets.core.phash import ALGORITHM
 from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import RETRY
-from vision_assets.defs.metadata import cluster_sheet, counts_table, megabytes
+from vision_assets.defs.metadata import cluster_sheet, counts_table, folder, megabytes
 from vision_assets.defs.outcomes import Event, Made, Metadata, Outcome
 from vision_assets.defs.partitions import RANGES, TENANTS
 from vision_assets.defs.progress import InfoLog, ProgressLog
+from vision_assets.defs.runbooks import runbooks
 from vision_assets.defs.steps import Work, run_stage
 from vision_assets.resources import Ledgers, MediaSourceResource, PostgresResource, S3Resource, StorageQuotaResource
 
@@ -48,6 +49,7 @@ CLUSTERS_IN_METADATA = 8
             owners=["team:vision"],
             tags={"stage": "ingest"},
             code_version="1",
+            metadata=runbooks("tenant-stuck", "quota-raised"),
         ),
         dg.AssetSpec(
             PHASH_INDEX,
@@ -61,6 +63,7 @@ CLUSTERS_IN_METADATA = 8
             owners=["team:vision"],
             tags={"stage": "ingest"},
             code_version=ALGORITHM,
+            metadata=runbooks("near-duplicates", "duplicates", "dead-letters"),
         ),
     ],
 )
@@ -131,7 +134,8 @@ class MediaStage:
             if with_old:
                 is_changed = bool(stored.states["stored"] or hashed.hashed)
                 clusters = await _clusters(tenant, ledgers.clusters, is_changed=is_changed)
-            made = [_media_objects(tenant, stored), _phash_index(tenant, stored, hashed, clusters)]
+            where = folder(self.s3.bucket, "media", tenant.id)
+            made = [_media_objects(tenant, stored, where), _phash_index(tenant, stored, hashed, clusters)]
             return Outcome(
                 tenant,
                 [one for one in made if one.asset in self.selected],
@@ -143,7 +147,7 @@ class MediaStage:
         yield work
 
 
-def _media_objects(tenant: Tenant, stored: MediaReport) -> Made:
+def _media_objects(tenant: Tenant, stored: MediaReport, where: Metadata) -> Made:
     return Made(
         MEDIA_OBJECTS,
         {
@@ -153,6 +157,7 @@ def _media_objects(tenant: Tenant, stored: MediaReport) -> Made:
             "references_stored": stored.states["stored"],
             "puts": stored.puts,
             "put_megabytes": megabytes(stored.put_bytes),
+            **where,
         },
     )
 

@@ -7,6 +7,7 @@ import dagster as dg
 from vision_assets.core.clusters import Cluster, ClusterPicture
 from vision_assets.core.data_uris import luma_uri
 from vision_assets.core.neighbours import Fingerprint
+from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision_report import Looked, Pair
 
 THUMBNAIL_LONG_EDGE = 72  # they live in the event log, so they stay tiny
@@ -38,6 +39,11 @@ def counts_table(counts: Mapping[str, int], *, name: str) -> dg.MetadataValue:
 def megabytes(size_bytes: int) -> float:
     """Round to thousandths of a MB (10⁶ bytes), for plots."""
     return round(size_bytes / 1e6, 3)
+
+
+def folder(bucket: str, prefix: str, tenant_id: TenantId) -> dict[str, str]:
+    """Tell where in S3 the objects that an asset makes of a tenant lie."""
+    return {"dagster/uri": f"s3://{bucket}/{prefix}/{tenant_id}/"}
 
 
 def contact_sheet(looked: Sequence[Looked]) -> dg.MetadataValue:

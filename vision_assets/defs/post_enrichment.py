@@ -9,9 +9,10 @@ import dagster as dg
 from vision_assets.core.enrichment import AGGREGATION_VERSION, EnrichmentPass
 from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import RETRY
-from vision_assets.defs.metadata import counts_table, megabytes
+from vision_assets.defs.metadata import counts_table, folder, megabytes
 from vision_assets.defs.outcomes import Event, Made, Metadata, Outcome
 from vision_assets.defs.partitions import RANGES, TENANTS
+from vision_assets.defs.runbooks import runbooks
 from vision_assets.defs.steps import Work, run_stage
 from vision_assets.resources import (
     Ledgers,
@@ -34,6 +35,7 @@ POST_ENRICHMENT = dg.AssetKey("post_enrichment")
     retry_policy=RETRY,
     kinds={"postgres", "s3"},
     group_name="posts",
+    metadata=runbooks("tenant-stuck", "prompt-change"),
     owners=["team:vision"],
     tags={"stage": "enrich"},
     code_version=AGGREGATION_VERSION,
@@ -84,6 +86,7 @@ class EnrichmentStage:
                 "album_summaries": report.albums,
                 "puts": report.puts,
                 "put_megabytes": megabytes(report.put_bytes),
+                **folder(self.s3.bucket, "album", tenant.id),
             }
             made = Made(POST_ENRICHMENT, metadata)
             return Outcome(tenant, [made], done=report.statuses.total(), failures=report.failures)

@@ -14,6 +14,7 @@ from vision_assets.defs.metadata import counts_table
 from vision_assets.defs.outcomes import Event, Made, Metadata, Outcome
 from vision_assets.defs.partitions import RANGES, TENANTS
 from vision_assets.defs.progress import InfoLog, ProgressLog
+from vision_assets.defs.runbooks import runbooks
 from vision_assets.defs.steps import Work, run_stage
 from vision_assets.resources import Ledgers, PostgresResource, QdrantResource
 
@@ -29,6 +30,7 @@ QDRANT_COLLECTION = dg.AssetKey("qdrant_collection")
     retry_policy=RETRY,
     kinds={"qdrant"},
     group_name="search",
+    metadata=runbooks("tenant-stuck"),
     owners=["team:vision"],
     tags={"stage": "index"},
     code_version=text.ENCODER_VERSION,

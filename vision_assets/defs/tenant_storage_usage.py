@@ -22,6 +22,7 @@ from vision_assets.defs.metadata import megabytes, table
 from vision_assets.defs.outcomes import Checked, Made, Metadata, Outcome
 from vision_assets.defs.partitions import RANGES, TENANTS
 from vision_assets.defs.progress import InfoLog, ProgressLog
+from vision_assets.defs.runbooks import runbooks
 from vision_assets.defs.steps import Work, run_for_tenants
 from vision_assets.resources import Ledgers, PostgresResource, S3Resource, StorageQuotaResource, TokenBudgetResource
 
@@ -91,6 +92,7 @@ class _Seen:
             owners=["team:vision"],
             tags={"stage": "account"},
             code_version="2",
+            metadata=runbooks("quota-raised", "budgets-and-quotas"),
         )
     ],
     check_specs=[

@@ -17,10 +17,11 @@ from vision_assets.core.quote import Quote
 from vision_assets.core.quoting import Quoting
 from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import RETRY
-from vision_assets.defs.metadata import counts_table
-from vision_assets.defs.outcomes import Checked, Event, Made, Outcome
+from vision_assets.defs.metadata import counts_table, folder
+from vision_assets.defs.outcomes import Checked, Event, Made, Metadata, Outcome
 from vision_assets.defs.partitions import RANGES, TENANTS
 from vision_assets.defs.progress import InfoLog, ProgressLog
+from vision_assets.defs.runbooks import runbooks
 from vision_assets.defs.steps import Work, run_stage
 from vision_assets.defs.vision_shown import Seen, vision_metadata
 from vision_assets.resources import (
@@ -53,6 +54,7 @@ AUDITED_WITHIN = timedelta(days=30)
     owners=["team:vision"],
     tags={"stage": "analyse"},
     code_version=VISION_CODE_VERSION,
+    metadata=runbooks("provider-down", "cost-spike", "prompt-change", "tenant-stuck"),
     check_specs=[
         dg.AssetCheckSpec(
             REUSE_AGREEMENT,
@@ -131,7 +133,8 @@ class VisionStage:
                         price=self.token_budget.price(),
                         limit=self.share,
                     )
-                    return _outcome(tenant, await self._look(tenant, one_pass, ledgers, gate))
+                    seen = await self._look(tenant, one_pass, ledgers, gate)
+                    return _outcome(tenant, seen, folder(self.s3.bucket, "vision", tenant.id))
 
             yield work
 
@@ -148,7 +151,7 @@ class VisionStage:
         return Seen(report, quote, identity, await _budget_of(tenant, gate), audits)
 
 
-def _outcome(tenant: Tenant, seen: Seen) -> Outcome:
+def _outcome(tenant: Tenant, seen: Seen, where: Metadata) -> Outcome:
     report, audits = seen.report, seen.audits
     figures = {
         "agreeing": dg.MetadataValue.int(audits.agreeing),
@@ -158,7 +161,7 @@ def _outcome(tenant: Tenant, seen: Seen) -> Outcome:
     check = Checked(REUSE_AGREEMENT, agreement(audits), figures)
     return Outcome(
         tenant,
-        [Made(VISION_RESULTS, vision_metadata(tenant, seen), [check])],
+        [Made(VISION_RESULTS, {**vision_metadata(tenant, seen), **where}, [check])],
         done=report.statuses.total(),
         failures=report.failures,
         hopeless=report.hopeless,

@@ -102,5 +102,40 @@ class PostgresLine:
         return Waiting(row["id"], row["seconds"]) if row else None
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A tenant in line, at work, or whose last turn did not end well.
+
+    Attributes:
+        since: Of its oldest change in line, aware UTC; None: it is not in line.
+        run_id: That works on it; None: nobody does.
+        attempts: Turns in succession that did not end well, with the present one; None: it had no turn yet.
+        error: Of the last turn; None: that went well.
+        free_at: Until then its run has it, or it rests; aware UTC.
+        rests: After a failure, until `free_at`.
+    """
+
+    tenant: str
+    active: bool
+    since: datetime | None
+    run_id: str | None
+    attempts: int | None
+    error: str | None
+    free_at: datetime | None
+    rests: bool | None
+
+
+async def standing(database: Database, tenant_id: TenantId | None) -> list[Standing]:
+    """List how tenants stand that have something to do, or one; who waits longest first."""
+    async with database.connection() as connection:
+        return [Standing(**row) async for row in sql.standing(connection, tenant_id=tenant_id)]
+
+
+async def end_rests(database: Database, tenant_id: TenantId | None) -> list[str]:
+    """Let tenants that rest be taken at once, or one; tells their names."""
+    async with database.connection() as connection:
+        return [row["tenant"] async for row in sql.end_rests(connection, tenant_id=tenant_id)]
+
+
 def _key(turn: Turn) -> dict[str, object]:
     return {"tenant_id": turn.tenant.id, "run_id": turn.run_id, "began_at": turn.began_at}

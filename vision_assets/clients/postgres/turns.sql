@@ -89,3 +89,22 @@ LEFT JOIN tenant_turns w ON w.tenant_id = c.tenant_id
 WHERE coalesce(w.free_at, '-infinity') <= now()
 ORDER BY c.id
 LIMIT 1;
+
+-- name: standing(tenant_id)
+-- The tenants, or the one, that are in line, at work, or whose last turn did not end well; who waits longest first.
+SELECT t.name AS tenant, t.active, c.since, w.run_id, w.attempts, w.error, w.free_at,
+       w.run_id IS NULL AND w.free_at > now() AS rests
+FROM tenants t
+CROSS JOIN LATERAL (SELECT min(changed_at) AS since FROM tenant_changes WHERE tenant_id = t.id) c
+LEFT JOIN tenant_turns w ON w.tenant_id = t.id
+WHERE (:tenant_id::uuid IS NULL OR t.id = :tenant_id)
+  AND (c.since IS NOT NULL OR w.run_id IS NOT NULL OR w.error IS NOT NULL)
+ORDER BY c.since NULLS LAST, t.name;
+
+-- name: end_rests(tenant_id)
+-- Let tenants be taken at once that rest after a failure.
+UPDATE tenant_turns w SET free_at = now()
+FROM tenants t
+WHERE t.id = w.tenant_id AND w.run_id IS NULL AND w.free_at > now()
+  AND (:tenant_id::uuid IS NULL OR w.tenant_id = :tenant_id)
+RETURNING t.name AS tenant;
