@@ -206,7 +206,7 @@ async def test_turns_back_and_forward_on_data(database: str) -> None:
     await fill(database)
     await ask(database, "INSERT INTO tenants (name) VALUES ('without posts')")
     schema = await ask(database, SCHEMA, INDEXES, CONSTRAINTS, TRIGGERS)
-    downgrade(database, "0008")
+    downgrade(database, "0009")
     assert not {("tenant_changes",), ("tenant_turns",)} & set((await ask(database, TABLES))[0])
     await ask(database, "UPDATE posts SET text = 'another'", "UPDATE tenants SET settings = '{\"a\": 1}'")
     migrate(database)
@@ -232,7 +232,7 @@ async def test_alerts_back_and_forward_on_data(database: str) -> None:
         "INSERT INTO alert_deliveries (message_seq, channel, next_at)"
         " SELECT seq, 'telegram', now() FROM alert_messages",
     )
-    downgrade(database, "0009")
+    downgrade(database, "0010")
     assert not {name for (name,) in (await ask(database, TABLES))[0] if str(name).startswith("alert_")}
     assert await ask(database, "SELECT name FROM tenants") == [[("alpha",)]]
     migrate(database)
@@ -267,7 +267,7 @@ async def test_billing_back_and_forward_on_data(database: str) -> None:
         " SELECT w.scope, w.period, w.of_provider, w.starts_on, 300, 3"
         " FROM tenants t, budget_windows_of(t.id, 'paid', '2026-11-01') w"
     )
-    downgrade(database, "0009")
+    downgrade(database, "0010")
     await ask(
         database,
         *(held, windows),

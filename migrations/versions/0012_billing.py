@@ -1,12 +1,12 @@
 """Billing: the storage's meter, tokens by day and model, what was billed; how often a dead letter was tried again.
 
-Revision ID: 0011
+Revision ID: 0012
 """
 
 from alembic import op
 
-revision = "0011"
-down_revision = "0010"
+revision = "0012"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 
