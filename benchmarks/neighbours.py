@@ -39,7 +39,7 @@ from benchmarks._neighbours_postgres import (
 from vision_assets.clients.local_vision import LocalVision
 from vision_assets.clients.postgres import Database
 from vision_assets.clients.postgres.clusters import PostgresClusters
-from vision_assets.clients.postgres.vision import MAX_NEIGHBOURS
+from vision_assets.clients.postgres.neighbours import MAX_NEIGHBOURS
 from vision_assets.core.hash_index import HashIndex
 from vision_assets.core.neighbours import RADIUS_BITS
 from vision_assets.devstack import postgres, processes

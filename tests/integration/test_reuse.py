@@ -12,8 +12,9 @@ import pytest
 from tests.bench import Bench, NewBench
 from tests.lookalikes import Posts, copies, spotted, with_more_contrast
 from tests.pictures import photo
+from vision_assets.clients.postgres.neighbours import MAX_NEIGHBOURS, fingerprint_of
 from vision_assets.clients.postgres.reuse import allow, deny, read_denials
-from vision_assets.clients.postgres.vision import MAX_NEIGHBOURS, PostgresVision, fingerprint_of
+from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.core.errors import DatabaseConflict
 from vision_assets.core.neighbours import Fingerprint, Likeness
 from vision_assets.core.policy import VisionPolicy

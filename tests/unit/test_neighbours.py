@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vision_assets.core.neighbours import (
-    CHUNK_BITS,
+    CHUNKS,
     RADIUS_BITS,
     Criterion,
     Fingerprint,
     Likeness,
     Strictness,
     compare,
-    probes,
+    differences,
     same_picture,
 )
 from vision_assets.core.phash import perceptual_hash
@@ -29,12 +29,23 @@ flipped_bits = st.sets(st.integers(min_value=0, max_value=63), max_size=RADIUS_B
 
 
 @given(hashes, flipped_bits)
-def test_probes_find_every_neighbour(phash: int, flipped: set[int]) -> None:
-    """Whatever up to six bits differ, one chunk of the neighbour stands in the probes."""
+def test_one_chunk_of_every_neighbour_is_near(phash: int, flipped: set[int]) -> None:
+    """Whatever up to six bits differ, one chunk of the neighbour differs by something that is looked for."""
     neighbour = phash
     for bit in flipped:
         neighbour ^= 1 << bit
-    assert any((neighbour >> (CHUNK_BITS * chunk)) & 0xFFFF in values for chunk, values in enumerate(probes(phash)))
+    assert any(
+        ((phash ^ neighbour) >> chunk.shift) & ((1 << chunk.bits) - 1) in differences(chunk.bits, chunk.radius_bits)
+        for chunk in CHUNKS
+    )
+
+
+def test_chunks_cover_a_hash() -> None:
+    """Each bit once, and the values that are looked for are few."""
+    assert [chunk.shift for chunk in CHUNKS] == [0, 16, 33, 50]
+    assert sum(chunk.bits for chunk in CHUNKS) == 64
+    assert [len(differences(chunk.bits, chunk.radius_bits)) for chunk in CHUNKS] == [17, 18, 18, 1]
+    assert sum(chunk.radius_bits + 1 for chunk in CHUNKS) == RADIUS_BITS + 1
 
 
 def fingerprint(picture: Image.Image) -> Fingerprint:

@@ -9,18 +9,20 @@ What is not here: which of the neighbours are the same picture.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import combinations, pairwise
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vision_assets.core.neighbours import CHUNK_BITS, CHUNKS
+from vision_assets.core.neighbours import differences
 
 Hashes = NDArray[np.uint64]
 Positions = NDArray[np.int64]
 
-_BUCKETS = 1 << CHUNK_BITS
+_CHUNKS = 4
+_CHUNK_BITS = 16
+_BUCKETS = 1 << _CHUNK_BITS
 _PROBES_A_BLOCK = 1 << 16
 _COMPARED_AT_ONCE = 1 << 17
 """Hashes copied side by side, up to twice as many; few enough to stay in the processor's cache."""
@@ -69,7 +71,7 @@ class _Chunk:
 
     @classmethod
     def of(cls, hashes: Hashes, chunk: int) -> "_Chunk":
-        shift = CHUNK_BITS * chunk
+        shift = _CHUNK_BITS * chunk
         values = (hashes >> np.uint64(shift)).astype(np.uint16)
         order = np.argsort(values, kind="stable").astype(np.uint32)
         offsets = np.zeros(_BUCKETS + 1, np.int64)
@@ -145,15 +147,7 @@ def _blocks(probes: _Probes) -> Iterator[_Probes]:
 
 @cache
 def _masks(radius_bits: int) -> NDArray[np.int64]:
-    """List the differences of a chunk in at most so many bits; none for a negative number."""
-    return np.array(
-        [
-            sum(1 << bit for bit in bits)
-            for count in range(min(radius_bits, CHUNK_BITS) + 1)
-            for bits in combinations(range(CHUNK_BITS), count)
-        ],
-        np.int64,
-    )
+    return np.array(differences(_CHUNK_BITS, radius_bits), np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +162,7 @@ class HashIndex:
     _chunks: tuple[_Chunk, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_chunks", tuple(_Chunk.of(self.hashes, chunk) for chunk in range(CHUNKS)))
+        object.__setattr__(self, "_chunks", tuple(_Chunk.of(self.hashes, chunk) for chunk in range(_CHUNKS)))
 
     def within(self, phash: int, radius_bits: int) -> Pairs:
         """Find the neighbours of one hash, nearest first, then by position.
@@ -211,7 +205,7 @@ class HashIndex:
         for number, chunk in enumerate(self._chunks):
             for begin in range(0, count, block):
                 end = min(count, begin + block)
-                done = (number + end / count) / CHUNKS
+                done = (number + end / count) / _CHUNKS
                 probes = chunk.probes_among_themselves(begin, end, masks[number])
                 for one, other in chunk.compare(chunk.hashes, probes, radius_bits):
                     differing = chunk.hashes[one] ^ chunk.hashes[other]
@@ -225,14 +219,14 @@ def _chunk_radii(radius_bits: int) -> list[int]:
 
     Were all chunks further off than that, they would differ in more bits than the radius together.
     """
-    whole, rest = divmod(radius_bits, CHUNKS)
-    return [whole if chunk <= rest else whole - 1 for chunk in range(CHUNKS)]
+    whole, rest = divmod(radius_bits, _CHUNKS)
+    return [whole if chunk <= rest else whole - 1 for chunk in range(_CHUNKS)]
 
 
 def _not_found_before(differing: Hashes, radii: list[int]) -> Positions:
     """Leave out the pairs that an earlier chunk has found already."""
     new = np.ones(len(differing), np.bool_)
     for chunk, radius in enumerate(radii):
-        bits = (differing >> np.uint64(CHUNK_BITS * chunk)) & np.uint64(_BUCKETS - 1)
+        bits = (differing >> np.uint64(_CHUNK_BITS * chunk)) & np.uint64(_BUCKETS - 1)
         new &= np.bitwise_count(bits) > radius
     return np.flatnonzero(new)

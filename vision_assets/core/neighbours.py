@@ -7,7 +7,8 @@ What is not here: whether the donor's result may be reused (`reuse.py`), the ind
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from itertools import combinations
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -29,8 +30,25 @@ COMPARED_EDGE = 1280
 LEAST_SCALE = 0.45
 """Of the larger picture, as it is compared: scaled down further, a letter of it is a few grey pixels."""
 
-CHUNKS = 4
-CHUNK_BITS = 16
+
+class Chunk(NamedTuple):
+    """Bits of a hash that lie together.
+
+    Attributes:
+        shift: Number of the bits below it.
+        radius_bits: So many of its bits may differ.
+    """
+
+    shift: int
+    bits: int
+    radius_bits: int
+
+
+CHUNKS = (Chunk(0, 16, 1), Chunk(16, 17, 1), Chunk(33, 17, 1), Chunk(50, 14, 0))
+"""Of six bits that differ, one chunk at least has no more than its own radius: to be beyond it in all takes seven.
+
+Their lengths leave about as many hashes to each: where one value alone is looked for, a shorter one does.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +62,13 @@ class Fingerprint:
     height: int
 
 
-def probes(phash: int) -> tuple[list[int], ...]:
-    """List, for each 16-bit chunk of a hash, the values that a neighbour within 6 bits may have there.
-
-    Six differing bits over four chunks leave at least one chunk with one or none, so every neighbour matches a probe.
-    The last chunk needs only its own value: were the first three all two bits off, it would be equal.
-
-    Args:
-        phash: Unsigned 64 bits.
-
-    Returns:
-        For chunk 0 (the lowest 16 bits) to chunk 3, values to look for.
-    """
-    chunks = [(phash >> (CHUNK_BITS * chunk)) & 0xFFFF for chunk in range(CHUNKS)]
-    near = [[value, *(value ^ (1 << bit) for bit in range(CHUNK_BITS))] for value in chunks[:-1]]
-    return (*near, [chunks[-1]])
+def differences(bits: int, radius_bits: int) -> list[int]:
+    """List what a number of so many bits may differ by: itself by nothing, first; none for a negative radius."""
+    return [
+        sum(1 << bit for bit in turned)
+        for count in range(min(radius_bits, bits) + 1)
+        for turned in combinations(range(bits), count)
+    ]
 
 
 def distance_bits(left: int, right: int) -> int:

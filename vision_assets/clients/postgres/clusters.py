@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision_assets.clients.postgres import Database, statements
-from vision_assets.clients.postgres.vision import fingerprint_of
+from vision_assets.clients.postgres.neighbours import fingerprint_of
 from vision_assets.core.clusters import ClusterPicture, PictureSize, TenantHashes
 from vision_assets.core.errors import DatabaseUnavailable
 from vision_assets.core.hash_index import Hashes

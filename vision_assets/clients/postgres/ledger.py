@@ -1,4 +1,7 @@
-"""The books that every stage writes to: dead letters and counters. What is not here: objects (`storage.py`)."""
+"""What every stage's books share: dead letters, counters, and whose results are meant.
+
+What is not here: objects (`storage.py`).
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,6 +10,7 @@ from typing import TypeAlias
 from vision_assets.clients.postgres import Connection, statements
 from vision_assets.core.storable_text import storable
 from vision_assets.core.tenants import TenantId
+from vision_assets.core.vision import SCHEMA_VERSION, ProviderIdentity
 
 sql = statements("ledger")
 
@@ -61,3 +65,13 @@ async def raise_counter(connection: Connection, tenant_id: TenantId, name: str, 
             for labels, value in sorted(counts.items())  # one order for all, so that two writers never deadlock
         ],
     )
+
+
+def identity(provider: ProviderIdentity) -> dict[str, str]:
+    """Name a provider's results, by the columns' names."""
+    return {
+        "provider": provider.name,
+        "model": provider.model,
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": provider.fingerprint,
+    }

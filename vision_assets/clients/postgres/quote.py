@@ -1,31 +1,21 @@
 """What a quote asks of Postgres: nothing here writes. What is not here: what is to do (`vision.py`)."""
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from vision_assets.clients.postgres import Database, statements
-from vision_assets.clients.postgres.media import signed
+from vision_assets.clients.postgres.ledger import identity
+from vision_assets.clients.postgres.neighbours import near
 from vision_assets.clients.postgres.reuse import read_denials
-from vision_assets.clients.postgres.vision import (
-    MAX_NEIGHBOURS,
-    MAX_REUSING_NEIGHBOURS,
-    PostgresVision,
-    fingerprint_of,
-    identity,
-)
-from vision_assets.core.neighbours import CHUNK_BITS, RADIUS_BITS
-from vision_assets.core.phash import ALGORITHM
+from vision_assets.clients.postgres.vision import PostgresVision
 from vision_assets.core.quote import Pace
 from vision_assets.core.quoting import Near
-from vision_assets.core.reuse import Denials, Neighbour
+from vision_assets.core.reuse import Denials
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import ProviderIdentity, VisionResult
+from vision_assets.core.vision import ProviderIdentity
 from vision_assets.core.vision_ledger import Medium, ToDo
 
 sql = statements("quote")
-
-_MASKS = [0, *(1 << bit for bit in range(CHUNK_BITS))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,37 +52,7 @@ class PostgresQuote:
         self, tenant_id: TenantId, media: Sequence[Medium], *, provider: ProviderIdentity
     ) -> Mapping[str, Near]:
         """See the Protocol."""
-        hashed = [(medium, medium.fingerprint.phash) for medium in media if medium.fingerprint is not None]
-        earlier: dict[str, list[Neighbour]] = defaultdict(list)
-        awaited = set()
-        async with self.database.connection() as connection:
-            rows = sql.near(
-                connection,
-                tenant_id=tenant_id,
-                sha256s=[medium.sha256 for medium, _ in hashed],
-                phashes=[signed(phash) for _, phash in hashed],
-                post_seqs=[medium.order[0] for medium, _ in hashed],
-                positions=[medium.order[1] for medium, _ in hashed],
-                masks=_MASKS,
-                algorithm=ALGORITHM,
-                radius_bits=RADIUS_BITS,
-                row_limit=MAX_NEIGHBOURS,
-                reuse_limit=MAX_REUSING_NEIGHBOURS,
-                **identity(provider),
-            )
-            async for row in rows:
-                if row["sha256"] is None:
-                    awaited.add(row["of_sha256"])
-                    continue
-                neighbour = Neighbour(
-                    sha256=row["sha256"],
-                    order=(row["first_post_seq"], row["first_position"]),
-                    fingerprint=fingerprint_of(row),
-                    result=None if row["result"] is None else VisionResult.from_document(row["result"]),
-                    method=row["method"],
-                )
-                earlier[row["of_sha256"]].append(neighbour)
-        return {sha256: Near(earlier.get(sha256, ()), sha256 in awaited) for sha256 in earlier.keys() | awaited}
+        return await near(self.database, tenant_id, media, provider=provider)
 
     async def denials(self, tenant_id: TenantId) -> Denials:
         """See the Protocol."""

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vision_assets.clients.postgres import Database, statements
-from vision_assets.clients.postgres.ledger import Counts, raise_counter, record_dead_letters
-from vision_assets.clients.postgres.media import record_object_lost, signed
+from vision_assets.clients.postgres.ledger import Counts, identity, raise_counter, record_dead_letters
+from vision_assets.clients.postgres.media import record_object_lost
+from vision_assets.clients.postgres.neighbours import fingerprint_of, near
 from vision_assets.clients.postgres.reuse import (
     read_denials,
     record_quarantine,
@@ -18,24 +19,17 @@ from vision_assets.clients.postgres.reuse import (
 from vision_assets.core.audit import Audit, Audits
 from vision_assets.core.errors import AnswerRefused, InputRejected, MediaMissing
 from vision_assets.core.measured import VERSION
-from vision_assets.core.neighbours import RADIUS_BITS, Fingerprint, probes
 from vision_assets.core.phash import ALGORITHM
 from vision_assets.core.policy import PolicyMedium, PolicyPost
 from vision_assets.core.reuse import Denials, Judged, Neighbour
 from vision_assets.core.storable_text import storable
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.vision import SCHEMA_VERSION, Measured, ProviderIdentity, VisionProvider, VisionResult
+from vision_assets.core.vision import Measured, ProviderIdentity, VisionProvider, VisionResult
 from vision_assets.core.vision_ledger import SOON_REASONS, Decided, Medium, Tally, ToDo
 
 sql = statements("vision")
 
 STAGE = "vision_results"
-
-MAX_NEIGHBOURS = 64
-"""Of one look-up; each brings a thumbnail and a result into memory."""
-
-MAX_REUSING_NEIGHBOURS = 4
-"""Of one look-up: pictures that took another's result. A picture may have thousands of copies, and none is a donor."""
 
 MAX_POSTS = 50
 """That are asked about one picture, the newest: those of a picture that thousands of posts show are of one mind."""
@@ -47,16 +41,6 @@ RAW_REPLY_CHARACTERS = 20_000
 
 _BUDGET_REASONS = ("daily_limit", "monthly_limit", "global_limit", "ocr_only_type_over_budget", "over_budget_ocr")
 """Of decisions that are taken back as soon as there is room in the budget."""
-
-
-def identity(provider: ProviderIdentity) -> dict[str, str]:
-    """Name a provider's results, by the columns' names."""
-    return {
-        "provider": provider.name,
-        "model": provider.model,
-        "schema_version": SCHEMA_VERSION,
-        "fingerprint": provider.fingerprint,
-    }
 
 
 def _conditions(todo: ToDo) -> dict[str, Any]:
@@ -79,17 +63,6 @@ def _post(found: Mapping[str, Any]) -> PolicyPost:
 def _measured(found: Mapping[str, Any] | None) -> Measured | None:
     """Read figures that are still up to date."""
     return Measured.model_validate(found) if found and found["version"] == VERSION else None
-
-
-def fingerprint_of(row: Mapping[str, Any]) -> Fingerprint:
-    """Read what of a picture is compared."""
-    return Fingerprint(
-        phash=row["phash"] & 0xFFFF_FFFF_FFFF_FFFF,
-        phash256=row["phash256"],
-        thumbnail=row["thumbnail"],
-        width=row["width"],
-        height=row["height"],
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,34 +117,8 @@ class PostgresVision:
         self, tenant_id: TenantId, medium: Medium, *, provider: VisionProvider
     ) -> Sequence[Neighbour]:
         """See the Protocol."""
-        if medium.fingerprint is None:
-            return ()
-        before_seq, before_position = medium.order
-        async with self.database.connection() as connection:
-            rows = sql.earlier_neighbours(
-                connection,
-                tenant_id=tenant_id,
-                algorithm=ALGORITHM,
-                phash=signed(medium.fingerprint.phash),
-                radius_bits=RADIUS_BITS,
-                before_seq=before_seq,
-                before_position=before_position,
-                before_sha256=medium.sha256,
-                row_limit=MAX_NEIGHBOURS,
-                reuse_limit=MAX_REUSING_NEIGHBOURS,
-                **{f"chunk{chunk}": values for chunk, values in enumerate(probes(medium.fingerprint.phash))},
-                **identity(provider),
-            )
-            return [
-                Neighbour(
-                    sha256=row["sha256"],
-                    order=(row["first_post_seq"], row["first_position"]),
-                    fingerprint=fingerprint_of(row),
-                    result=None if row["result"] is None else VisionResult.from_document(row["result"]),
-                    method=row["method"],
-                )
-                async for row in rows
-            ]
+        found = await near(self.database, tenant_id, [medium], provider=provider)
+        return found[medium.sha256].earlier if medium.sha256 in found else ()
 
     async def record_result(
         self,
