@@ -44,10 +44,10 @@ class Chunk(NamedTuple):
     radius_bits: int
 
 
-CHUNKS = (Chunk(0, 21, 2), Chunk(21, 21, 1), Chunk(42, 22, 1))
+CHUNKS = (Chunk(0, 16, 1), Chunk(16, 17, 1), Chunk(33, 17, 1), Chunk(50, 14, 0))
 """Of six bits that differ, one chunk at least has no more than its own radius: to be beyond it in all takes seven.
 
-The lowest chunk is the most even one, so that the many values that may stand there lead to few hashes.
+Their lengths leave about as many hashes to each: where one value alone is looked for, a shorter one does.
 """
 
 
