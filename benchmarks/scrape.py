@@ -70,8 +70,8 @@ async def measure_scrapes(
     settings = Settings()
     result: dict[str, Any] = {}
     async with (
-        Database.open(database_url, max_size=3, stateless=True) as database,
-        Database.open(database_url, max_size=1, stateless=True) as dagster,
+        Database.open(database_url, max_size=3, brief=True) as database,
+        Database.open(database_url, max_size=1, brief=True) as dagster,
     ):
         for name, kept_seconds in (("all_is_read", 0.0), ("between", 3600.0)):
             limits = settings.storage_limits(), settings.budget_limits()

@@ -62,8 +62,8 @@ async def open_exporter(
 ) -> AsyncIterator[Exporter]:
     """Open an exporter on a database; Dagster's tables lie there, too, unless said otherwise."""
     async with (
-        Database.open(database_url, max_size=3, stateless=True) as database,
-        Database.open(dagster_url or database_url, max_size=1, stateless=True) as dagster,
+        Database.open(database_url, max_size=3, brief=True) as database,
+        Database.open(dagster_url or database_url, max_size=1, brief=True) as dagster,
     ):
         yield Exporter(database, dagster, storage, budget or BudgetLimits(), tenants_shown, kept_seconds)
 

@@ -13,6 +13,7 @@ from tests.chaos.tally import Tally
 from vision_assets.clients.postgres import Database
 from vision_assets.clients.postgres.storage import PostgresStorage
 from vision_assets.clients.s3 import S3Bucket
+from vision_assets.core.coalesced_ledger import CoalescedLedger
 from vision_assets.core.errors import QuotaExceeded, TransientError
 from vision_assets.core.guarded_store import QuotaGuardedStore
 from vision_assets.core.object_ledger import Begun, Operation, StorageLedger
@@ -35,7 +36,7 @@ async def store(shift: Shift) -> None:
         store = unchecked.puts(shift.points.around(bucket, ("put", "delete", "head"), prefix="s3"))
         guard = QuotaGuardedStore(
             store=dawdling(store, shift),
-            ledger=unchecked.begins(ledger),
+            ledger=unchecked.begins(CoalescedLedger(ledger)),
             limits=limits(orders["limit_bytes"], tenants=len(orders["tenants"])),
             unchecked_limit_bytes=orders["unchecked_bytes"],
             slot_life=timedelta(seconds=orders["slot_seconds"]),

@@ -156,10 +156,10 @@ async def run_for(seconds: float, *crews: Any) -> None:
     await asyncio.gather(*(one.run(seconds=seconds) for one in crews))
 
 
-@pytest.mark.parametrize("stateless", [True, False])
-async def test_a_silent_database_counts_as_away(postgres: OwnPostgres, stateless: bool) -> None:
+@pytest.mark.parametrize("brief", [True, False])
+async def test_a_silent_database_counts_as_away(postgres: OwnPostgres, brief: bool) -> None:
     """A server that keeps its connections and says nothing holds nobody up for longer than his patience."""
-    async with Database.open(postgres.url, max_size=1, stateless=stateless, patience_seconds=1) as database:
+    async with Database.open(postgres.url, max_size=1, brief=brief, patience_seconds=1) as database:
         async with database.connection() as connection:
             await connection.execute("SELECT 1")
         with postgres.silent():

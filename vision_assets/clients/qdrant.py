@@ -50,6 +50,8 @@ class QdrantIndex:
         # The client's own check of the server's version is a blocking call, so it is off.
         self._client = AsyncQdrantClient(url=url, api_key=api_key, timeout=timeout_seconds, check_compatibility=False)
         self._url = url
+        self._ensured: set[str] = set()
+        self._published: set[str] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -69,17 +71,20 @@ class QdrantIndex:
             await self._client.get_collections()
 
     async def ensure(self, tenant_id: TenantId, *, encoder_version: str) -> str:
-        """Make sure that the tenant has a collection for this encoder, and tell its name."""
+        """Make sure, once, that the tenant has a collection for this encoder, and tell its name."""
         collection = f"{alias_name(tenant_id)}_{encoder_version}"
+        if collection in self._ensured:
+            return collection
         with self._errors():
             if not await self._client.collection_exists(collection):
                 await self._create(collection)
-            # Repeated each time: a crash after the creation must not leave a collection without its index.
+            # Repeated by each client: a crash after the creation must not leave a collection without its index.
             await self._client.create_payload_index(
                 collection,
                 field_name="tenant_id",
                 field_schema=models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
             )
+        self._ensured.add(collection)
         return collection
 
     async def _create(self, collection: str) -> None:
@@ -92,7 +97,9 @@ class QdrantIndex:
                 raise
 
     async def publish(self, tenant_id: TenantId, *, collection: str) -> None:
-        """Point the tenant's alias to this collection, in one step, and drop the tenant's older ones."""
+        """Point the tenant's alias, once, to this collection, in one step, and drop the tenant's older ones."""
+        if collection in self._published:
+            return
         alias = alias_name(tenant_id)
         with self._errors():
             aliases = {item.alias_name: item.collection_name for item in (await self._client.get_aliases()).aliases}
@@ -105,6 +112,7 @@ class QdrantIndex:
             for other in (await self._client.get_collections()).collections:
                 if other.name.startswith(f"{alias}_") and other.name != collection:
                     await self._client.delete_collection(other.name)
+        self._published.add(collection)
 
     async def upsert(self, tenant_id: TenantId, points: Sequence[Point], *, collection: str) -> None:
         """Write points, each over its earlier self, and wait until they can be found."""
@@ -194,7 +202,9 @@ class QdrantIndex:
         except UnexpectedResponse as error:
             match error.status_code:
                 case HTTPStatus.NOT_FOUND:
-                    # A collection may vanish between two calls; the next run makes it again.
+                    # A collection may vanish between two calls; whoever comes next makes it again.
+                    self._ensured.clear()
+                    self._published.clear()
                     raise _CollectionMissing(f"Qdrant has no such collection: {error}") from error
                 case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
                     raise ConfigurationError(f"Qdrant refuses the key: set QDRANT_API_KEY. {error}") from error

@@ -25,6 +25,7 @@ from vision_assets.clients.postgres.storage import PostgresStorage
 from vision_assets.clients.postgres.turns import PostgresLine
 from vision_assets.clients.postgres.usage import PostgresReconciliation
 from vision_assets.clients.postgres.vision import PostgresVision
+from vision_assets.core.coalesced_ledger import CoalescedLedger
 from vision_assets.core.tenants import Tenant, TenantId
 
 
@@ -37,7 +38,7 @@ class Ledgers:
     vision: PostgresVision
     quote: PostgresQuote
     enrichment: PostgresEnrichment
-    storage: PostgresStorage
+    storage: CoalescedLedger
     budget: PostgresBudget
     cleanup: PostgresCleanup
     reconciliation: PostgresReconciliation
@@ -77,6 +78,7 @@ class PostgresResource(dg.ConfigurableResource[None]):
         async with (
             Database.open(self.database_url, max_size=self.max_connections) as database,
             PostgresBudget.open(self.database_url) as budget,
+            CoalescedLedger.over(PostgresStorage(database)) as storage,
         ):
             yield Ledgers(
                 database=database,
@@ -84,7 +86,7 @@ class PostgresResource(dg.ConfigurableResource[None]):
                 vision=PostgresVision(database),
                 quote=PostgresQuote(database),
                 enrichment=PostgresEnrichment(database),
-                storage=PostgresStorage(database),
+                storage=storage,
                 budget=budget,
                 cleanup=PostgresCleanup(database),
                 reconciliation=PostgresReconciliation(database),

@@ -53,7 +53,7 @@ def create_app() -> FastAPI:
 @asynccontextmanager
 async def _pool(url: str, *, connections: int) -> AsyncIterator[Database]:
     # Opened when it is needed: the service starts, and says what is wrong, while the database is away.
-    async with Database.open(url, max_size=connections, stateless=True, patience_seconds=READ_SECONDS) as database:
+    async with Database.open(url, max_size=connections, brief=True, patience_seconds=READ_SECONDS) as database:
         yield database
 
 

@@ -39,7 +39,7 @@ async def _set_codecs(connection: "asyncpg.Connection[Any]") -> None:
 
 
 async def _leave(_: "asyncpg.Connection[Any]") -> None:
-    """Reset nothing; what is left of a transaction the pool has ended before."""
+    """Reset nothing, which is a round trip less; what is left of a transaction the pool has ended before."""
 
 
 # A process that freezes while it holds a lock for which others wait must not stop them for long.
@@ -101,15 +101,14 @@ class Database:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, database_url: str, *, max_size: int = 8, stateless: bool = False, patience_seconds: float = 600
+        cls, database_url: str, *, max_size: int = 8, brief: bool = False, patience_seconds: float = 600
     ) -> "AsyncIterator[Database]":
         """Open a pool and close it at the end.
 
         Args:
             database_url: postgresql://user:password@host:port/database.
             max_size: Connections at most.
-            stateless: Nobody changes its sessions, and all that is done in them is brief. They are lent without a
-                reset, which is a round trip less each time, and none is opened before it is needed.
+            brief: All that is done in its sessions is, and none is opened before it is needed.
             patience_seconds: For one statement. A server that is silent, not gone, is noticed by nothing else.
 
         Raises:
@@ -118,11 +117,11 @@ class Database:
         with _translated():
             pool = await asyncpg.create_pool(
                 database_url,
-                min_size=0 if stateless else 1,
+                min_size=0 if brief else 1,
                 max_size=max_size,
                 init=_set_codecs,
-                reset=_leave if stateless else None,
-                server_settings=_BRIEF_SESSIONS if stateless else _SESSIONS,
+                reset=_leave,
+                server_settings=_BRIEF_SESSIONS if brief else _SESSIONS,
                 timeout=_CONNECT_SECONDS,
                 command_timeout=patience_seconds,
             )
@@ -139,6 +138,23 @@ class Database:
         with _translated():
             async with self.pool.acquire(timeout=self.patience_seconds) as connection:
                 yield connection
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Connection]:
+        """Lend a connection whose session may be changed, as by a lock that outlives transactions; it is reset after.
+
+        Raises:
+            DatabaseUnavailable: Transient.
+        """
+        async with self.connection() as connection:
+            try:
+                yield connection
+            finally:
+                try:
+                    await connection.reset()
+                except BaseException:
+                    connection.terminate()
+                    raise
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:

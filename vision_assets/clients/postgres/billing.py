@@ -25,9 +25,9 @@ class PostgresBilling:
     @asynccontextmanager
     async def alone(self, tenant_id: TenantId) -> AsyncIterator[None]:
         """See the Protocol. A pass that is killed keeps nobody out: the lock goes with its connection."""
-        async with self.database.connection() as connection:
+        async with self.database.session() as connection:
             await sql.lock(connection, tenant_id=tenant_id)
-            yield  # the pool unlocks everything when it gets the connection back
+            yield
 
     async def unbilled(self, tenant_id: TenantId, *, before: date) -> Sequence[Unbilled]:
         """See the Protocol."""

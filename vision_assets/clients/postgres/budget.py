@@ -59,7 +59,7 @@ class PostgresBudget:
     async def open(cls, database_url: str) -> "AsyncIterator[PostgresBudget]":
         """Open connections of the budget's own, when they are needed: no other work keeps a settle waiting."""
         async with Database.open(
-            database_url, max_size=_CONNECTIONS, stateless=True, patience_seconds=_PATIENCE_SECONDS
+            database_url, max_size=_CONNECTIONS, brief=True, patience_seconds=_PATIENCE_SECONDS
         ) as database:
             yield cls(database)
 

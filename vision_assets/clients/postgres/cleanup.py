@@ -33,10 +33,10 @@ class PostgresCleanup:
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
         """See the Protocol. A clean-up that is killed keeps nobody out: the lock goes with its connection."""
-        async with self.database.connection() as connection:
+        async with self.database.session() as connection:
             if not await sql.try_lock(connection):
                 raise CleanupUnderWay("Another clean-up of the storage is under way; try again when it has ended.")
-            yield  # the pool unlocks everything when it gets the connection back
+            yield
 
     async def taken_bytes(self) -> int:
         """See the Protocol."""

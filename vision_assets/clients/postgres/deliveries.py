@@ -31,8 +31,8 @@ class PostgresDeliveries:
     @asynccontextmanager
     async def alone(self, channel: ChannelName) -> AsyncIterator[bool]:
         """See the Protocol. A sender that is killed keeps nobody out: the lock goes with its connection."""
-        async with self.database.connection() as connection:
-            yield await sql.try_lock_channel(connection, channel=channel)  # the pool unlocks it at the end
+        async with self.database.session() as connection:
+            yield await sql.try_lock_channel(connection, channel=channel)
 
     async def first(self, channel: ChannelName, *, now: datetime) -> Delivery | None:
         """See the Protocol."""
