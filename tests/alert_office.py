@@ -1,0 +1,181 @@
+"""Dagster with a real log on Postgres, assets and jobs that fail when they are told to, and the sensors that look.
+
+What is not here: what people must be told of it (`defs/test_alerts.py`, `defs/test_failed_runs.py`).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import dagster as dg
+import psycopg2
+
+from vision_assets.clients.postgres import Database
+from vision_assets.clients.postgres.deliveries import MessageReport, recent_messages
+from vision_assets.clients.postgres.posts import ensure_tenant
+from vision_assets.defs.partitions import TENANTS
+from vision_assets.resources import AlertsResource, PostgresResource
+
+BAD: set[str] = set()
+"""Partitions for which the assets below fail."""
+
+CHECK = dg.AssetCheckSpec("is_good", asset="stored", partitions_def=TENANTS)
+
+
+@dg.multi_asset(
+    name="stored",
+    specs=[dg.AssetSpec("stored")],
+    can_subset=True,
+    partitions_def=TENANTS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    check_specs=[CHECK],
+)
+def stored(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    """Materializes and checks each partition by itself; those that fail are named in the end, as the project does."""
+    for key in context.partition_keys:
+        passed = key not in BAD
+        yield dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey("stored"),
+            check_name="is_good",
+            passed=passed,
+            partition=key,
+            description=f"{key} looked at",
+        )
+        if passed:
+            yield dg.AssetMaterialization("stored", partition=key)
+    if bad := sorted(BAD & set(context.partition_keys)):
+        raise dg.Failure(
+            f"{len(bad)} tenants failed: top the account up.",
+            metadata={"failed_partitions": dg.MetadataValue.json(bad)},
+            allow_retries=False,
+        )
+
+
+@dg.asset(deps=["stored"], partitions_def=TENANTS, backfill_policy=dg.BackfillPolicy.single_run())
+def later(context: dg.AssetExecutionContext) -> None:
+    """Comes after it, and has bugs."""
+    if BAD & set(context.partition_keys):
+        raise ZeroDivisionError("nobody thought of it")
+
+
+@dg.op
+def tidy() -> None:
+    """Fails as long as anything does."""
+    if BAD:
+        raise dg.Failure("There is no room.", allow_retries=False)
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def tidying() -> None:
+    """Makes no asset."""
+    tidy()
+
+
+DEFS = dg.Definitions(
+    assets=[stored, later],
+    jobs=[tidying, dg.define_asset_job("both", selection=["stored", "later"])],
+    executor=dg.in_process_executor,
+)
+
+
+@dataclass
+class Office:
+    """Dagster with a log of its own, the project's database with tenants, and the sensors' cursors."""
+
+    instance: dg.DagsterInstance
+    log_url: str
+    database_url: str
+    tenants: dict[str, str]
+    alerts: AlertsResource = field(default_factory=AlertsResource)
+    cursors: dict[str, str | None] = field(default_factory=dict)
+
+    def tick(self, sensor: dg.SensorDefinition, *, database_url: str | None = None) -> str:
+        """Let a sensor look once, and give what it says."""
+        postgres = PostgresResource(database_url=database_url or self.database_url)
+        with dg.build_sensor_context(
+            instance=self.instance,
+            cursor=self.cursors.get(sensor.name),
+            resources={"postgres": postgres, "alerts": self.alerts},
+        ) as context:
+            found = sensor(context)
+            assert isinstance(found, dg.SkipReason)
+            self.cursors[sensor.name] = context.cursor
+        return str(found.skip_message)
+
+    def run(self, job: str, *tenants: str, bad: tuple[str, ...] = (), tags: dict[str, str] | None = None) -> str:
+        """Run a job, or an asset alone, for one tenant or from one to another, by name; give the run's id."""
+        BAD.clear()
+        BAD.update(self.tenants.get(name, name) for name in bad)
+        keys = [self.tenants[name] for name in tenants]
+        part: dict[str, Any] = {"tags": tags or {}}
+        if len(keys) == 1:
+            part["partition_key"] = keys[0]
+        elif keys:
+            part["tags"] |= {
+                "dagster/asset_partition_range_start": keys[0],
+                "dagster/asset_partition_range_end": keys[-1],
+            }
+        definition = DEFS.resolve_job_def(job if job in ("both", "tidying") else "__ASSET_JOB")
+        if job in ("stored", "later"):
+            part["asset_selection"] = [dg.AssetKey(job)]
+        result = definition.execute_in_process(instance=self.instance, raise_on_error=False, **part)
+        assert result.success is not bool(bad)
+        self.age_failures()
+        return result.run_id
+
+    def age_failures(self, by: str = "1 minute") -> None:
+        """Let the log say that runs failed earlier than they did."""
+        self.execute(
+            f"UPDATE event_logs SET timestamp = timestamp - interval '{by}'"  # noqa: S608
+            " WHERE dagster_event_type = 'PIPELINE_FAILURE'"
+        )
+
+    def execute(self, statement: str) -> None:
+        """Change Dagster's log behind its back."""
+        with closing(psycopg2.connect(self.log_url)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+
+    def ask(self, work: Callable[[Database], Awaitable[Any]]) -> Any:
+        """Ask the project's database."""
+
+        async def main() -> Any:
+            async with Database.open(self.database_url, max_size=1) as database:
+                return await work(database)
+
+        return asyncio.run(main())
+
+    def reports(self) -> list[MessageReport]:
+        """List the messages, the oldest first."""
+        found: list[MessageReport] = self.ask(lambda database: recent_messages(database, limit=100))
+        return found[::-1]
+
+    def told(self) -> list[tuple[str, str, list[str]]]:
+        """List the messages, the oldest first: kind, of what, whose."""
+        return [
+            (report.message.topic.kind, report.message.topic.subject, [one.whose for one in report.message.told])
+            for report in self.reports()
+        ]
+
+
+@contextmanager
+def opened_office(log_url: str, database_url: str, **settings: Any) -> Iterator[Office]:
+    """Open an office with three tenants.
+
+    Args:
+        log_url: An empty database for Dagster's log.
+        settings: More of Dagster's instance.
+    """
+
+    async def make(opened: Database) -> dict[str, str]:
+        return {name: str((await ensure_tenant(opened, name)).id) for name in ("Alpha", "Beta", "Gamma")}
+
+    sqlalchemy_url = urlsplit(log_url)._replace(scheme="postgresql+psycopg2").geturl()
+    overrides = {"storage": {"postgres": {"postgres_url": sqlalchemy_url}}, **settings}
+    with dg.instance_for_test(overrides=overrides) as instance:
+        made = Office(instance, log_url, database_url, {})
+        made.tenants = made.ask(make)
+        instance.add_dynamic_partitions(str(TENANTS.name), list(made.tenants.values()))
+        yield made

@@ -1,0 +1,107 @@
+"""What of failed runs people are told, tenant by tenant, and when it is well again, over a real log of Dagster."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+from dagster._core.events import DagsterEvent
+
+from tests.alert_office import DEFS, Office, opened_office
+from vision_assets.defs.alerts import RunCursor, run_failure_alerts
+from vision_assets.defs.failed_runs import RETRIED_BY, WILL_RETRY
+
+
+@pytest.fixture
+def office(bare_database: str, database: str) -> Iterator[Office]:
+    """An office with three tenants."""
+    with opened_office(bare_database, database) as opened:
+        yield opened
+
+
+def test_a_run_over_many_tenants_tells_whose_work_failed(office: Office) -> None:
+    """Those that the step names; each is well again when it has been materialized, alone or with others."""
+    run_id = office.run("stored", "Alpha", "Gamma", bad=("Beta", "Gamma"))
+    assert "2 failures were read, 0 were made good" in office.tick(run_failure_alerts)
+    assert sorted(office.told()) == [("opened", "stored", ["Beta"]), ("opened", "stored", ["Gamma"])]
+    [one, _] = office.reports()
+    transition = one.message.told[0].transition
+    assert (transition.severity, transition.run_id) == ("error", run_id)
+    assert transition.message == "2 tenants failed: top the account up."
+    # A run that materialized a tenant and failed for another one has made the first one good.
+    office.run("stored", "Alpha", "Gamma", bad=("Gamma",))
+    office.tick(run_failure_alerts)
+    assert office.told()[2:] == [("resolved", "stored", ["Beta"])]
+    office.run("stored", "Gamma")
+    office.tick(run_failure_alerts)
+    assert office.told()[3:] == [("resolved", "stored", ["Gamma"])]
+    assert "0 were made good. 0 changes" in office.tick(run_failure_alerts)
+
+
+def test_steps_that_could_not_begin_are_not_told_of(office: Office) -> None:
+    """Of a chain the step that failed is told; a bug is told by its error."""
+    office.run("both", "Alpha", bad=("Alpha",))
+    office.tick(run_failure_alerts)
+    assert office.told() == [("opened", "stored", ["Alpha"])]
+    office.run("later", "Beta", bad=("Beta",))
+    office.tick(run_failure_alerts)
+    assert office.told()[1:] == [("opened", "later", ["Beta"])]
+    assert office.reports()[-1].message.told[0].transition.message == "ZeroDivisionError: nobody thought of it"
+
+
+def test_a_job_without_assets_is_well_again_when_it_succeeds(office: Office) -> None:
+    """It is told by its name."""
+    office.run("tidying", bad=("the room",))
+    office.tick(run_failure_alerts)
+    assert office.told() == [("opened", "job tidying", [""])]
+    assert office.reports()[0].message.title() == "🔴 Error: runs of job tidying"
+    office.tick(run_failure_alerts)
+    office.run("tidying")
+    office.tick(run_failure_alerts)
+    assert office.told()[1:] == [("resolved", "job tidying", [""])]
+
+
+def test_a_run_that_will_be_retried_is_not_told_of(office: Office) -> None:
+    """Only the last failure is, or one whose retry was given up."""
+    first = office.run("stored", "Alpha", bad=("Alpha",), tags={WILL_RETRY: "true"})
+    office.tick(run_failure_alerts)
+    assert office.told() == []
+    assert RunCursor.model_validate_json(office.cursors["run_failure_alerts"] or "").to_be_retried == (first,)
+    office.instance.add_run_tags(first, {RETRIED_BY: "another"})
+    office.run("stored", "Alpha", bad=("Alpha",), tags={WILL_RETRY: "false"})
+    office.tick(run_failure_alerts)
+    assert office.told() == [("opened", "stored", ["Alpha"])]
+    assert RunCursor.model_validate_json(office.cursors["run_failure_alerts"] or "").to_be_retried == ()
+    second = office.run("stored", "Beta", bad=("Beta",), tags={WILL_RETRY: "true"})
+    office.tick(run_failure_alerts)
+    office.instance.add_run_tags(second, {WILL_RETRY: "false"})
+    office.tick(run_failure_alerts)
+    assert office.told()[1:] == [("opened", "stored", ["Beta"])]
+
+
+@pytest.mark.parametrize(("begun", "subject"), [("stored", "stored"), ("", "later+stored")])
+def test_a_worker_that_was_killed(office: Office, begun: str, subject: str) -> None:
+    """Without a failed step it is the step that had begun, else all; with what Dagster says of the run's end."""
+    run = office.instance.create_run_for_job(
+        DEFS.resolve_job_def("both"), tags={"dagster/partition": office.tenants["Beta"]}
+    )
+    if begun:
+        event = DagsterEvent(dg.DagsterEventType.STEP_START.value, job_name="both", step_key=begun)
+        office.instance.report_dagster_event(event, run.run_id)
+    office.instance.report_run_failed(run, "The worker is gone.")
+    office.age_failures()
+    office.tick(run_failure_alerts)
+    assert office.told() == [("opened", subject, ["Beta"])]
+    assert "The worker is gone." in office.reports()[0].message.body()
+    for asset in ("later", "stored"):
+        office.run(asset, "Beta")
+    office.tick(run_failure_alerts)
+    assert office.told()[1:] == [("resolved", subject, ["Beta"])]
+
+
+def test_a_failure_of_this_moment_waits_until_it_is_known_whether_it_is_retried(office: Office) -> None:
+    """The next tick tells it."""
+    office.run("stored", "Alpha", bad=("Alpha",))
+    office.age_failures("-1 minute")
+    assert "0 failures" in office.tick(run_failure_alerts)
+    office.age_failures()
+    assert "1 failures" in office.tick(run_failure_alerts)
