@@ -4,11 +4,13 @@ What is not here: what people must be told of it (`defs/test_alerts.py`, `defs/t
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import dagster as dg
 import psycopg2
@@ -16,6 +18,9 @@ import psycopg2
 from vision_assets.clients.postgres import Database
 from vision_assets.clients.postgres.deliveries import MessageReport, recent_messages
 from vision_assets.clients.postgres.posts import ensure_tenant
+from vision_assets.clients.postgres.turns import PostgresLine
+from vision_assets.defs.failures import tell_failed
+from vision_assets.defs.new_posts import NEW_POSTS
 from vision_assets.defs.partitions import TENANTS
 from vision_assets.resources import AlertsResource, PostgresResource
 
@@ -74,9 +79,51 @@ def tidying() -> None:
     tidy()
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What a run of `new_posts` did for a tenant, as its turns tell it."""
+
+    name: str
+    made: Sequence[str] = ()
+    broken: Sequence[str] = ()
+
+
+TURNS: list[tuple[str, Turn]] = []
+"""Partitions and turns that the job below takes."""
+
+
+@dg.op(out=dg.Out(dg.Nothing))
+def take_turns(context: dg.OpExecutionContext) -> Iterator[dg.AssetMaterialization | dg.Output[None]]:
+    """Tells of each turn, and in the end of the tenants whose last turn was broken, as the project does."""
+    broken: dict[str, str] = {}
+    for key, turn in TURNS:
+        for asset in turn.made:
+            yield dg.AssetMaterialization(asset, partition=key)
+        tell_failed(context, [dg.AssetKey(asset) for asset in turn.broken], key)
+        broken.pop(key, None)
+        if turn.broken:
+            broken[key] = f"{turn.name} has no {' and no '.join(turn.broken)}."
+    if broken:
+        raise dg.Failure(
+            f"{len(broken)} tenants failed for good.",
+            metadata={
+                "failed_partitions": dg.MetadataValue.json(list(broken)),
+                "failures": dg.MetadataValue.json(broken),
+            },
+            allow_retries=False,
+        )
+    yield dg.Output(None)
+
+
+@dg.job(name=NEW_POSTS, executor_def=dg.in_process_executor)
+def turns() -> None:
+    """Stands for the project's job of this name."""
+    take_turns()
+
+
 DEFS = dg.Definitions(
     assets=[stored, later],
-    jobs=[tidying, dg.define_asset_job("both", selection=["stored", "later"])],
+    jobs=[tidying, turns, dg.define_asset_job("both", selection=["stored", "later"])],
     executor=dg.in_process_executor,
 )
 
@@ -125,6 +172,30 @@ class Office:
         assert result.success is not bool(bad)
         self.age_failures()
         return result.run_id
+
+    def take_turns(self, *taken: Turn) -> str:
+        """Run `new_posts` with these turns; give the run's id."""
+        TURNS[:] = [(self.tenants[turn.name], turn) for turn in taken]
+        job = DEFS.resolve_job_def(NEW_POSTS)
+        result = job.execute_in_process(instance=self.instance, raise_on_error=False)
+        self.age_failures()
+        return result.run_id
+
+    def end_turn(self, name: str, error: str | None = None) -> None:
+        """Let a tenant have something to do, and a turn in the line that ends well, or with an error."""
+
+        async def turn(opened: Database) -> None:
+            await opened.pool.execute("INSERT INTO tenant_changes (tenant_id) VALUES ($1)", UUID(self.tenants[name]))
+            line = PostgresLine(opened)
+            taken = await line.claim("a run", lease=timedelta(minutes=1))
+            assert taken
+            assert taken.tenant.name == name
+            if error is None:
+                await line.end(taken)
+            else:
+                await line.end_failed(taken, error, rest=timedelta())
+
+        self.ask(turn)
 
     def age_failures(self, by: str = "1 minute") -> None:
         """Let the log say that runs failed earlier than they did."""

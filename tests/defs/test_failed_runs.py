@@ -6,7 +6,8 @@ import dagster as dg
 import pytest
 from dagster._core.events import DagsterEvent
 
-from tests.alert_office import DEFS, Office, opened_office
+from tests.alert_office import DEFS, Office, Turn, opened_office
+from vision_assets.clients.postgres.deliveries import open_alerts
 from vision_assets.defs.alerts import RunCursor, run_failure_alerts
 from vision_assets.defs.failed_runs import RETRIED_BY, WILL_RETRY
 
@@ -35,6 +36,63 @@ def test_a_run_over_many_tenants_tells_whose_work_failed(office: Office) -> None
     office.tick(run_failure_alerts)
     assert office.told()[3:] == [("resolved", "stored", ["Gamma"])]
     assert "0 were made good. 0 changes" in office.tick(run_failure_alerts)
+
+
+def test_each_tenant_of_a_run_hears_of_its_own(office: Office) -> None:
+    """Of the assets that its own turn has not made, with its own reason; each is well again by these alone."""
+    office.take_turns(Turn("Alpha", broken=["stored"]), Turn("Gamma", made=["stored"]), Turn("Beta", broken=["later"]))
+    office.tick(run_failure_alerts)
+    assert sorted(office.told()) == [("opened", "later", ["Beta"]), ("opened", "stored", ["Alpha"])]
+    assert {report.message.told[0].transition.message for report in office.reports()} == {
+        "Alpha has no stored.",
+        "Beta has no later.",
+    }
+    office.take_turns(Turn("Alpha", made=["stored"]), Turn("Beta", made=["stored"]))
+    office.tick(run_failure_alerts)
+    assert office.told()[2:] == [("resolved", "stored", ["Alpha"])]
+
+
+def test_a_tenant_that_breaks_after_it_went_well(office: Office) -> None:
+    """What the same run had materialized before is not done; a tenant whose last turn was well is not told of."""
+    office.take_turns(Turn("Alpha", made=["stored"]), Turn("Beta", broken=["stored"]), Turn("Alpha", broken=["stored"]))
+    office.tick(run_failure_alerts)
+    assert sorted(office.told()) == [("opened", "stored", ["Alpha"]), ("opened", "stored", ["Beta"])]
+    office.take_turns(
+        *(Turn("Alpha", made=["stored"]), Turn("Beta", broken=["stored"])),
+        *(Turn("Alpha", broken=["stored"]), Turn("Beta")),
+    )
+    office.tick(run_failure_alerts)
+    office.tick(run_failure_alerts)
+    assert office.told()[2:] == []
+    assert {state.key.partition for state, _ in office.ask(open_alerts)} == {
+        office.tenants["Alpha"],
+        office.tenants["Beta"],
+    }
+
+
+def test_a_turn_that_went_well_makes_good_although_nothing_was_left_to_do(office: Office) -> None:
+    """Without a materialization; what failed in another run is not made good by it."""
+    office.end_turn("Alpha", "no_such_key")
+    office.take_turns(Turn("Alpha", broken=["stored"]))
+    office.run("later", "Alpha", bad=("Alpha",))
+    office.tick(run_failure_alerts)
+    assert "0 were made good" in office.tick(run_failure_alerts)
+    assert sorted(office.told()) == [("opened", "later", ["Alpha"]), ("opened", "stored", ["Alpha"])]
+    office.end_turn("Alpha")
+    assert "1 were made good" in office.tick(run_failure_alerts)
+    assert office.told()[2:] == [("resolved", "stored", ["Alpha"])]
+    office.tick(run_failure_alerts)
+    assert len(office.told()) == 3
+
+
+def test_what_was_made_before_the_failure_does_not_make_it_good(office: Office) -> None:
+    """Even if the clock by which it was made is ahead of that of the failure."""
+    office.run("stored", "Alpha")
+    office.run("stored", "Alpha", bad=("Alpha",))
+    office.tick(run_failure_alerts)
+    assert "0 were made good" in office.tick(run_failure_alerts)
+    office.run("stored", "Alpha")
+    assert "1 were made good" in office.tick(run_failure_alerts)
 
 
 def test_steps_that_could_not_begin_are_not_told_of(office: Office) -> None:

@@ -5,7 +5,7 @@ messages go out (`core/alert_delivery.py`).
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -107,7 +107,8 @@ def run_failure_alerts(
         if not _is_retried(run)
         for evaluation in _failures(instance, run, known.get(run.run_id))
     ]
-    well = list(done_since(instance, asyncio.run(_open_runs(postgres, alerts))))
+    wrong, turned_well = asyncio.run(_open_runs(postgres, alerts))
+    well = list(done_since(instance, wrong, well=turned_well, now=now))
     taken = asyncio.run(_take_in([*failed, *well], postgres, alerts))
     if cursor or records:
         still = tuple(run_id for run_id, run in runs.items() if _is_retried(run) and RETRIED_BY not in run.tags)
@@ -164,9 +165,14 @@ async def _take_in(evaluations: Sequence[Evaluation], postgres: PostgresResource
         return await alerts.book(ledgers).take_in(evaluations, rules=alerts.rules(), now=datetime.now(UTC))
 
 
-async def _open_runs(postgres: PostgresResource, alerts: AlertsResource) -> Sequence[AlertState]:
+async def _open_runs(
+    postgres: PostgresResource, alerts: AlertsResource
+) -> tuple[Sequence[AlertState], Collection[str]]:
+    """Give the work that failed, and those of its partitions whose last turn of `new_posts` went well."""
     async with postgres.open() as ledgers:
-        return await alerts.book(ledgers).open_runs()
+        wrong = [state for state in await alerts.book(ledgers).open_runs() if state.severity is not None]
+        partitions = [state.key.partition for state in wrong]
+        return wrong, await ledgers.line.well(partitions) if partitions else ()
 
 
 async def _send(postgres: PostgresResource, alerts: AlertsResource) -> int:
