@@ -58,7 +58,13 @@ class Post:
     telegram: EmulatedTelegram
     webhook: WebhookReceiver
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    goes_on: timedelta = timedelta()  # so much at each look at the clock
     written: int = 0
+
+    def clock(self) -> datetime:
+        """Look at the clock."""
+        self.now += self.goes_on
+        return self.now
 
     async def write(self, *texts: str, rules: AlertRules | None = None) -> None:
         """Have a message written for each text, about a check of its own."""
@@ -85,7 +91,7 @@ class Post:
                 await stack.enter_async_context(Webhook.open(self.webhook.secret_url, read_seconds=READ_SECONDS)),
             ]
             book = PostgresDeliveries(self.database, "http://ui")
-            return await Sender(book, channels, clock=lambda: self.now).run()
+            return await Sender(book, channels, clock=self.clock).run()
 
     async def states(self) -> dict[str, list[tuple[str, int]]]:
         """Tell state and attempts of each delivery, by channel, in the order of the messages."""
@@ -137,6 +143,40 @@ async def test_what_is_sent(post: Post) -> None:
     assert (request["path"], request["query"]) == (SECRET_PATH, "key=1")
     assert request["headers"]["content-type"] == "application/json"
     assert (request["version"], request["status"]) == ("4", "firing")
+
+
+async def test_a_message_about_many_is_one_to_people_and_one_alert_each_to_machines(post: Post) -> None:
+    """In order and once each with a key of its own, although the receiver fails in the middle."""
+    key = AlertKey("check", "tenant_storage_usage", "quota", "")
+    many = [Evaluation(key._replace(partition=name), "warn", name, NOON, 1) for name in "abcd"]
+    book = PostgresAlerts(post.database, ("telegram", "webhook"))
+    await book.take_in(many, rules=AlertRules(group_above=3), now=post.now)
+    post.webhook.answers = [200, 500]
+    await post.send()
+    post.now += timedelta(seconds=10)
+    await post.send()
+    assert [title.partition(", ")[2] for title in post.telegram.titles()] == ["4 tenants: a, b, c, d"]
+    assert [request["alerts"][0]["labels"]["tenant_id"] for request in post.webhook.requests] == list("abbcd")
+    assert len({request["headers"]["idempotency-key"] for request in post.webhook.requests}) == 4
+    assert post.webhook.accepted() == [("firing", ["opened"])] * 4
+    assert await post.states() == {"telegram": [("sent", 1)], "webhook": [("sent", 2)]}
+
+
+async def test_a_message_of_many_pieces_takes_several_ticks(post: Post) -> None:
+    """When a tick's time is over the next piece is left to the next tick; each piece arrives once."""
+    key = AlertKey("check", "tenant_storage_usage", "quota", "")
+    long = Evaluation(key, "warn", "\n".join(f"{number} {'x' * 1000}" for number in range(40)), NOON, 1)
+    await PostgresAlerts(post.database, ("telegram",)).take_in([long], rules=AlertRules(), now=post.now)
+    post.goes_on = timedelta(seconds=3)
+    assert await post.send() == 0
+    assert 1 <= len(post.telegram.messages()) <= 5
+    ticks = 1
+    while (await post.states())["telegram"][0][0] == "pending":
+        await post.send()
+        ticks += 1
+    texts = [message["text"] for message in post.telegram.messages()]
+    assert len(texts) == len(set(texts)) == 11
+    assert (await post.states())["telegram"] == [("sent", ticks)]
 
 
 async def test_a_long_message_goes_out_in_pieces(post: Post) -> None:

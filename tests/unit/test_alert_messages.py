@@ -127,43 +127,60 @@ def test_links() -> None:
 
 
 def test_what_alertmanager_would_send() -> None:
-    """Version 4: the group's status and labels, and each alert with its labels, times and fingerprint."""
-    body = message(change("a"), change("b", severity="error"), ui_url="http://ui").alertmanager()
-    assert set(body) == {
-        *("version", "groupKey", "truncatedAlerts", "status", "receiver", "groupLabels", "commonLabels"),
-        *("commonAnnotations", "externalURL", "alerts"),
+    """Version 4: of each change by itself, its status, labels, times and fingerprint."""
+    both = message(change("a"), change("b", severity="error"), ui_url="http://ui")
+    first, second = both.alertmanager(0), both.alertmanager(1)
+    group = {"alertname": "quota", "asset": "tenant_storage_usage", "source": "check", "tenant_id": "a"}
+    labels = {**group, "severity": "warning", "tenant": "Tenant a"}
+    annotations = {
+        "summary": "🟠 Warning: quota of tenant_storage_usage, Tenant a",
+        "description": "a is full.",
+        "transition": "opened",
     }
-    assert (body["version"], body["status"], body["truncatedAlerts"]) == ("4", "firing", 0)
-    assert body["groupLabels"] == {"alertname": "quota", "asset": "tenant_storage_usage"}
-    assert body["commonLabels"] == {"alertname": "quota", "asset": "tenant_storage_usage", "source": "check"}
-    first, second = body["alerts"]
     assert first == {
+        "version": "4",
+        "groupKey": '{}:{alertname="quota", asset="tenant_storage_usage", source="check", tenant_id="a"}',
+        "truncatedAlerts": 0,
         "status": "firing",
-        "labels": {
-            "alertname": "quota",
-            "asset": "tenant_storage_usage",
-            "source": "check",
-            "severity": "warning",
-            "tenant_id": "a",
-            "tenant": "Tenant a",
-        },
-        "annotations": {
-            "summary": body["commonAnnotations"]["summary"],
-            "description": "a is full.",
-            "transition": "opened",
-        },
-        "startsAt": "2026-03-01T12:00:00Z",
-        "endsAt": FIRING,
-        "generatorURL": "http://ui/assets/tenant_storage_usage?view=checks&checkDetail=quota",
-        "fingerprint": fingerprint(change("a").key),
+        "receiver": "vision_assets",
+        "groupLabels": group,
+        "commonLabels": labels,
+        "commonAnnotations": annotations,
+        "externalURL": "http://ui",
+        "alerts": [
+            {
+                "status": "firing",
+                "labels": labels,
+                "annotations": annotations,
+                "startsAt": "2026-03-01T12:00:00Z",
+                "endsAt": FIRING,
+                "generatorURL": "http://ui/assets/tenant_storage_usage?view=checks&checkDetail=quota",
+                "fingerprint": fingerprint(change("a").key),
+            }
+        ],
     }
-    assert second["labels"]["severity"] == "critical"
-    resolved = message(change("a", "resolved", None)).alertmanager()
+    assert second["alerts"][0]["labels"]["severity"] == "critical"
+    resolved = message(change("a", "resolved", None)).alertmanager(0)
     assert resolved["status"] == "resolved"
     [alert] = resolved["alerts"]
     assert (alert["status"], alert["endsAt"]) == ("resolved", "2026-03-01T14:00:00Z")
-    assert alert["labels"] == first["labels"]
-    assert alert["fingerprint"] == first["fingerprint"] != second["fingerprint"]
+    assert alert["labels"] == labels
+    assert alert["fingerprint"] == first["alerts"][0]["fingerprint"] != second["alerts"][0]["fingerprint"]
+
+
+def test_what_resolves_one_tenant_leaves_the_others_open() -> None:
+    """For a receiver that takes a group's status for all of it: a group is one alert, told alone or in company."""
+    open_groups: set[str] = set()
+    for told in (
+        message(*[change(name) for name in "abc"]),
+        message(change("a", "escalated", "error"), tenant="Renamed"),
+        message(change("a", "resolved", None), change("b", "resolved", None)),
+    ):
+        for place in range(len(told.told)):
+            body = told.alertmanager(place)
+            (open_groups.add if body["status"] == "firing" else open_groups.remove)(body["groupKey"])
+    [left] = open_groups
+    assert 'tenant_id="c"' in left
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=300), st.integers(2, 50))

@@ -1,6 +1,6 @@
 """A webhook that takes what Alertmanager sends: alerts as JSON, version 4.
 
-Each message has an `Idempotency-Key`, so one whose outcome is unknown may be sent again. What is not here: what is sent
+Each has an `Idempotency-Key`, so one whose outcome is unknown may be sent again. What is not here: what is sent
 (`core/alert_messages.py`), and when again (`core/alert_delivery.py`).
 """
 
@@ -52,15 +52,15 @@ class Webhook:
         ) as http:
             yield cls(http)
 
-    def parts(self, message: AlertMessage) -> int:  # noqa: ARG002 - it takes messages of any length
-        """See the Protocol."""
-        return 1
+    def parts(self, message: AlertMessage) -> int:
+        """See the Protocol. Each alert goes by itself."""
+        return len(message.told)
 
-    async def send(self, message: AlertMessage, part: int) -> Outcome:  # noqa: ARG002 - as above
+    async def send(self, message: AlertMessage, part: int) -> Outcome:
         """See the Protocol."""
-        headers = {"Idempotency-Key": str(message.id)}
+        headers = {"Idempotency-Key": f"{message.id}-{part}"}
         try:
-            response = await self._http.post(f"/{_PATH}", json=message.alertmanager(), headers=headers)
+            response = await self._http.post(f"/{_PATH}", json=message.alertmanager(part), headers=headers)
         except httpx.HTTPError as error:
             return Outcome("unknown", f"The webhook did not answer: {error or type(error).__name__}")
         if response.is_success:

@@ -116,7 +116,7 @@ class Sender:
     """Sends what is due.
 
     Attributes:
-        seconds: No message is begun later.
+        seconds: No message is begun later, nor a further piece of one.
     """
 
     book: DeliveryBook
@@ -143,15 +143,18 @@ class Sender:
             if not is_alone:
                 return 0
             while self.clock() < until and (delivery := await self.book.first(channel.name, now=self.clock())):
-                arrived += await self._deliver(delivery, channel)
+                arrived += await self._deliver(delivery, channel, until)
         return arrived
 
-    async def _deliver(self, delivery: Delivery, channel: Channel) -> bool:
+    async def _deliver(self, delivery: Delivery, channel: Channel, until: datetime) -> bool:
         if delivery.is_interrupted and not channel.knows_again:
             await self._end(delivery, channel, "unknown", "its sender died while it was being sent")
             return False
         await self.book.begin(delivery, channel.name)
         for part in range(delivery.parts_sent, channel.parts(delivery.message)):
+            if part > delivery.parts_sent and self.clock() >= until:
+                await self.book.wait(delivery, channel.name, until=self.clock(), error=None)
+                return False
             outcome = await channel.send(delivery.message, part)
             if outcome.state != "sent":
                 await self._failed(delivery, channel, outcome)
