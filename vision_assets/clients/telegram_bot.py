@@ -101,7 +101,7 @@ class TelegramChat:
         except _NOT_SENT as error:
             return Outcome("not_sent", f"Telegram cannot be reached: {error or type(error).__name__}"), False
         except (httpx.HTTPError, ValueError) as error:
-            return Outcome("unknown", f"Telegram did not answer: {error or type(error).__name__}"), False
+            return Outcome("unknown", f"Telegram did not answer: {type(error).__name__}"), False
         answer = answer if isinstance(answer, dict) else {}
         return _outcome(response.status_code, answer), response.status_code == _BAD_REQUEST and (
             "can't parse entities" in str(answer.get("description"))
