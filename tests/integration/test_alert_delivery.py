@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from tests.alert_receivers import (
     AWAITED_SECONDS,
@@ -59,6 +60,7 @@ class Post:
     webhook: WebhookReceiver
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     goes_on: timedelta = timedelta()  # so much at each look at the clock
+    secret: SecretStr = field(default_factory=token)
     written: int = 0
 
     def clock(self) -> datetime:
@@ -80,7 +82,7 @@ class Post:
         """Send what is due, as one tick does, with little patience."""
         async with AsyncExitStack() as stack:
             chat = TelegramChat.open(
-                token(),
+                self.secret,
                 CHAT,
                 api_url=self.telegram.url,
                 spacing_seconds=spacing_seconds,
@@ -235,14 +237,40 @@ async def test_what_telegram_cannot_read_arrives_as_plain_text(post: Post) -> No
     assert (await post.states())["telegram"] == [("sent", 1)]
 
 
-async def test_a_chat_that_is_closed_to_the_bot_is_not_asked_again(post: Post) -> None:
+async def test_what_telegram_refuses_is_not_asked_again(post: Post) -> None:
     """The message has failed, the error says what to do, and the next message is tried."""
+    await post.write("one", "two")
+    post.telegram.set_faults({"kind": "bad_request"})
+    await post.send()
+    assert (await post.states())["telegram"] == [("failed", 1), ("sent", 1)]
+    assert "chat not found" in await post.errors("telegram")
+    assert "ALERT_TELEGRAM_CHAT_ID" in await post.errors("telegram")
+
+
+async def test_a_chat_that_is_closed_to_the_bot_is_waited_for(post: Post) -> None:
+    """Nothing has arrived and nothing is lost: all of it goes out in its order once the bot may write there again."""
     await post.write("one", "two")
     post.telegram.set_faults({"kind": "forbidden"})
     await post.send()
-    assert (await post.states())["telegram"] == [("failed", 1), ("sent", 1)]
+    assert (await post.states())["telegram"] == [("pending", 1), ("pending", 0)]
     assert "blocked by the user" in await post.errors("telegram")
     assert "ALERT_TELEGRAM_CHAT_ID" in await post.errors("telegram")
+    post.now += pause_after(0, None)
+    await post.send()
+    assert [message["text"].splitlines()[1] for message in post.telegram.messages()] == ["one", "two"]
+
+
+async def test_a_token_that_is_replaced_loses_nothing(post: Post) -> None:
+    """What the old one could not send the new one sends."""
+    await post.write("one", "two")
+    post.secret = SecretStr("123456789:revoked")
+    await post.send()
+    assert (await post.states())["telegram"] == [("pending", 1), ("pending", 0)]
+    assert "Telegram says 401: Unauthorized; check TELEGRAM_BOT_TOKEN" in await post.errors("telegram")
+    post.secret = token()
+    post.now += pause_after(0, None)
+    await post.send()
+    assert (await post.states())["telegram"] == [("sent", 2), ("sent", 1)]
 
 
 @pytest.mark.parametrize("kind", ["drop", "hang", "drop_after_accepting", "hang_after_accepting", "server_error"])
@@ -287,13 +315,26 @@ async def test_the_webhook_gets_it_again_and_knows_it_again(post: Post, answer: 
     assert len(post.webhook.requests) == (2 if answer == "drop" else 3)
 
 
-async def test_a_webhook_that_refuses_is_not_asked_again(post: Post) -> None:
-    """A client's error is a setting: the message has failed, the next is tried."""
+async def test_what_a_webhook_refuses_is_not_asked_again(post: Post) -> None:
+    """What it does not understand it never will: the message has failed, the next is tried."""
     await post.write("one", "two")
-    post.webhook.answers = [404]
+    post.webhook.answers = [400]
     await post.send()
     assert (await post.states())["webhook"] == [("failed", 1), ("sent", 1)]
-    assert "check ALERT_WEBHOOK_URL" in await post.errors("webhook")
+    assert await post.errors("webhook") == "The webhook says 400; it does not understand Alertmanager's version 4"
+
+
+@pytest.mark.parametrize("answer", [401, 403, 404, 302])
+async def test_a_webhook_that_lets_nobody_in_is_waited_for(post: Post, answer: int) -> None:
+    """Its password or its path may be put right: nothing is lost."""
+    await post.write("one", "two")
+    post.webhook.answers = [answer]
+    await post.send()
+    assert (await post.states())["webhook"] == [("pending", 1), ("pending", 0)]
+    assert await post.errors("webhook") == f"The webhook says {answer}; check ALERT_WEBHOOK_URL"
+    post.now += pause_after(0, None)
+    await post.send()
+    assert (await post.states())["webhook"] == [("sent", 2), ("sent", 1)]
 
 
 async def test_a_webhook_that_stays_down_is_given_up(post: Post) -> None:

@@ -65,7 +65,7 @@ def test_a_test_message_that_does_not_arrive_says_why(telegram: EmulatedTelegram
     telegram.set_faults({"kind": "forbidden"})
     result = typed("test")
     assert result.exit_code == 1
-    assert "telegram: refused (Telegram says 403: Forbidden: bot was blocked by the user" in result.stdout
+    assert "telegram: not_sent (Telegram says 403: Forbidden: bot was blocked by the user" in result.stdout
     assert TOKEN not in result.output
     assert len(webhook.requests) == 1
 

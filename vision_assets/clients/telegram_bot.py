@@ -115,10 +115,11 @@ def _outcome(status: int, answer: Mapping[str, Any]) -> Outcome:
     if status == _TOO_MANY_REQUESTS:
         parameters = answer.get("parameters")
         told = parameters.get("retry_after") if isinstance(parameters, dict) else None
-        return Outcome("not_sent", text, float(told) if isinstance(told, int | float) else None)
+        return Outcome("not_sent", text, told if isinstance(told, int | float) else None)
     if 400 <= status < 500:
         remedy = "check TELEGRAM_BOT_TOKEN and ALERT_TELEGRAM_CHAT_ID, and that the bot may write there"
-        return Outcome("refused", f"{text}; {remedy}")
+        # Another token or a word in the chat may come; what cannot be read stays so.
+        return Outcome("refused" if status == _BAD_REQUEST else "not_sent", f"{text}; {remedy}")
     return Outcome("unknown", text)
 
 

@@ -19,6 +19,9 @@ from vision_assets.core.alert_delivery import ChannelName, Outcome
 from vision_assets.core.alert_messages import AlertMessage
 
 _PATH = "PATH"
+_REFUSED = frozenset({400, 413, 422})
+"""Because of what was sent, not of where, or by whom."""
+
 _AGAIN = frozenset({408, 425, 429})
 
 
@@ -67,6 +70,8 @@ class Webhook:
             return Outcome("sent")
         # Nothing of its words: many a server repeats the path, which is secret.
         text = f"The webhook says {response.status_code}"
-        if response.status_code in _AGAIN or response.is_server_error:
-            return Outcome("not_sent", text, retry_after_seconds(response.headers))
-        return Outcome("refused", f"{text}; check ALERT_WEBHOOK_URL")
+        if response.status_code in _REFUSED:
+            return Outcome("refused", f"{text}; it does not understand Alertmanager's version 4")
+        if not response.is_server_error and response.status_code not in _AGAIN:
+            text = f"{text}; check ALERT_WEBHOOK_URL"  # which may be put right while this waits
+        return Outcome("not_sent", text, retry_after_seconds(response.headers))

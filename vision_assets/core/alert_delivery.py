@@ -31,8 +31,8 @@ class Outcome:
     """What came of one attempt.
 
     Attributes:
-        state: `sent`: the receiver has it. `refused`: it will never take it. `not_sent`: it certainly has not got it.
-            `unknown`: it may have it.
+        state: `sent`: the receiver has it. `refused`: it will never take it. `not_sent`: it certainly has not got it,
+            be it that it lets nobody in now. `unknown`: it may have it.
         error: For people; without secrets.
         retry_after_seconds: As the receiver asked for.
     """
