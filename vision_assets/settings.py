@@ -162,7 +162,7 @@ class Settings(BaseSettings):
     )
     alert_reminder_hours: float = Field(24, gt=0, description="Until people are told again of what is still wrong")
     alert_group_above: int = Field(
-        5, ge=1, description="Tenants for which a check fails at once; more of them share a message"
+        5, ge=1, description="Tenants for which a check fails within ten minutes; more of them share a message"
     )
     alert_flapping_changes: int = Field(
         4, ge=1, description="Of a check within ALERT_FLAPPING_HOURS; after more people hear no more of it"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vision_assets.clients.telegram_bot import split, units
-from vision_assets.core.alert_messages import FIRING, AlertMessage, Told, Topic, fingerprint, plan
+from vision_assets.core.alert_messages import FIRING, AlertMessage, Lately, Told, Topic, fingerprint, plan
 from vision_assets.core.alerts import AlertKey, AlertRules, Kind, Transition
 from vision_assets.core.levels import Severity
 
@@ -27,11 +27,9 @@ def change(tenant: str, kind: Kind = "opened", severity: Severity | None = "warn
     )
 
 
-def planned(
-    waiting: Sequence[Transition], grouped_at: dict[Topic, datetime] | None = None
-) -> list[tuple[str, list[int]]]:
+def planned(waiting: Sequence[Transition], lately: dict[Topic, Lately] | None = None) -> list[tuple[str, list[int]]]:
     """Plan messages: kind and members of each."""
-    messages = plan(waiting, grouped_at=grouped_at or {}, rules=RULES, now=NOON)
+    messages = plan(waiting, lately=lately or {}, rules=RULES, now=NOON)
     return [(message.topic.kind, list(message.members)) for message in messages]
 
 
@@ -59,11 +57,20 @@ def test_after_a_message_about_many_the_next_wait() -> None:
     """Until the pause is over, to share one; other kinds go out, unless their own first change waits."""
     topic = Topic("check", "tenant_storage_usage", "quota", "opened")
     waiting = [change("a"), change("b"), change("a", "resolved", None), change("c", "resolved", None)]
-    assert planned(waiting, {topic: NOON - timedelta(minutes=9)}) == [("resolved", [3])]
-    assert planned(waiting, {topic: NOON - timedelta(minutes=10)}) == [
+    assert planned(waiting, {topic: Lately(NOON - timedelta(minutes=9))}) == [("resolved", [3])]
+    assert planned(waiting, {topic: Lately(NOON - timedelta(minutes=10))}) == [
         *(("opened", [0]), ("opened", [1]), ("resolved", [3])),
         ("resolved", [2]),
     ]
+
+
+def test_those_that_were_told_lately_count_too() -> None:
+    """A storm that comes in small gusts: once there are too many within the pause, the rest share a message."""
+    topic = Topic("check", "tenant_storage_usage", "quota", "opened")
+    waiting = [change("a"), change("b"), change("c", "resolved", None)]
+    assert planned(waiting, {topic: Lately(alone=1)}) == [("opened", [0]), ("opened", [1]), ("resolved", [2])]
+    assert planned(waiting, {topic: Lately(alone=2)}) == [("opened", [0, 1]), ("resolved", [2])]
+    assert planned([change("x", "resolved", None)], {topic: Lately(alone=9)}) == [("resolved", [0])]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans()), max_size=40), st.booleans())
@@ -71,7 +78,7 @@ def test_everything_goes_out_once_and_no_key_overtakes_itself(changes: list[tupl
     """Without a pause all go out; with one, what is held back of a key is its end, never its beginning."""
     waiting = [change(name, "opened" if bad else "resolved", "warn" if bad else None) for name, bad in changes]
     topic = Topic("check", "tenant_storage_usage", "quota", "opened")
-    sent = [place for _, members in planned(waiting, {topic: NOON} if holding else {}) for place in members]
+    sent = [place for _, members in planned(waiting, {topic: Lately(NOON)} if holding else {}) for place in members]
     assert len(sent) == len(set(sent))
     for name in "abcdefgh":
         of_key = [place for place, one in enumerate(waiting) if one.key.partition == name]

@@ -32,12 +32,25 @@ class Topic(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Lately:
+    """What people were told about a topic within the pause between messages about many.
+
+    Attributes:
+        grouped_at: When the last message about many was written; None: there was none.
+        alone: Messages about one.
+    """
+
+    grouped_at: datetime | None = None
+    alone: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
     """A message to be written.
 
     Attributes:
         members: Places of its transitions among those that waited.
-        grouped: They are too many for a message each.
+        grouped: They are too many for a message each, or those that were told lately are.
     """
 
     topic: Topic
@@ -161,16 +174,17 @@ class AlertMessage:
 
 
 def plan(
-    waiting: Sequence[Transition], *, grouped_at: Mapping[Topic, datetime], rules: AlertRules, now: datetime
+    waiting: Sequence[Transition], *, lately: Mapping[Topic, Lately], rules: AlertRules, now: datetime
 ) -> list[Planned]:
     """Decide which of the transitions that wait go out now, and which of them together.
 
-    Many alike share a message. After such a message the next ones about the same wait a while, to share one as well;
-    nobody hears of a later change of a key before the earlier one.
+    Many alike share a message, whether they come at once or one after the other within the pause. After such a message
+    the next ones about the same wait a while, to share one as well; nobody hears of a later change of a key before the
+    earlier one.
 
     Args:
         waiting: In their order.
-        grouped_at: When the last message about many went out, by topic.
+        lately: By topic; one that is not there has told nothing.
         now: Aware UTC.
     """
     waves: list[dict[Topic, list[int]]] = []  # the first waiting transition of each key, the second one, and so on
@@ -185,11 +199,11 @@ def plan(
     held: set[AlertKey] = set()
     for groups in waves:
         for topic, places in groups.items():
-            last = grouped_at.get(topic)
-            if last is not None and now - last < rules.group_pause:
+            told = lately.get(topic, Lately())
+            if told.grouped_at is not None and now - told.grouped_at < rules.group_pause:
                 held |= {waiting[place].key for place in places}
             free = [place for place in places if waiting[place].key not in held]
-            if len(free) > rules.group_above:
+            if free and len(free) + told.alone > rules.group_above:
                 messages.append(Planned(topic, free, grouped=True))
             else:
                 messages += [Planned(topic, [place], grouped=False) for place in free]

@@ -14,7 +14,7 @@ import structlog
 
 from vision_assets.clients.postgres import Connection, Database, statements
 from vision_assets.core.alert_delivery import ChannelName
-from vision_assets.core.alert_messages import AlertMessage, Told, Topic, plan
+from vision_assets.core.alert_messages import AlertMessage, Lately, Told, Topic, plan
 from vision_assets.core.alerts import (
     BY_HAND,
     AlertKey,
@@ -95,13 +95,15 @@ class PostgresAlerts:
         waiting = [row async for row in sql.waiting(connection)]
         if not waiting:
             return []
-        grouped_at = {
-            Topic(row["source"], row["subject"], row["check_name"], row["kind"]): row["created_at"]
-            async for row in sql.grouped_at(connection, after=now - rules.group_pause)
+        lately = {
+            Topic(row["source"], row["subject"], row["check_name"], row["kind"]): Lately(
+                row["grouped_at"], row["alone"]
+            )
+            async for row in sql.lately(connection, after=now - rules.group_pause)
         }
         told = [told_of(row) for row in waiting]
         written = []
-        for one in plan([each.transition for each in told], grouped_at=grouped_at, rules=rules, now=now):
+        for one in plan([each.transition for each in told], lately=lately, rules=rules, now=now):
             message = AlertMessage(uuid4(), one.topic, [told[place] for place in one.members])
             await sql.insert_message(
                 connection,

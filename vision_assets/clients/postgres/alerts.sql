@@ -49,10 +49,11 @@ ON CONFLICT DO NOTHING;
 -- What people are to be told and no message has yet, in its order.
 SELECT * FROM alert_events WHERE message_seq IS NULL ORDER BY seq;
 
--- name: grouped_at(after)
--- When the last message about many was made, by what it is about.
-SELECT source, subject, check_name, kind, max(created_at) AS created_at
-FROM alert_messages WHERE grouped AND created_at > :after
+-- name: lately(after)
+-- When the last message about many was made, and how many about one, by what they are about.
+SELECT source, subject, check_name, kind,
+       max(created_at) FILTER (WHERE grouped) AS grouped_at, count(*) FILTER (WHERE NOT grouped) AS alone
+FROM alert_messages WHERE created_at > :after
 GROUP BY source, subject, check_name, kind;
 
 -- name: insert_message(id, kind, source, subject, check_name, grouped, now, event_seqs, channels)!
