@@ -82,7 +82,7 @@ class Delivery:
 
 
 class DeliveryBook(Protocol):
-    """The deliveries: `clients/postgres/alert_deliveries.py`. Each call is committed when it returns."""
+    """The deliveries: `clients/postgres/deliveries.py`. Each call is committed when it returns."""
 
     def alone(self, channel: ChannelName) -> AbstractAsyncContextManager[bool]:
         """Let nobody else send over the channel; False: somebody does."""

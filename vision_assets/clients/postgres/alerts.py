@@ -62,11 +62,17 @@ class PostgresAlerts:
             await _insert_events(connection, transitions, tenants)
             messages = await self._write_messages(connection, rules=rules, now=now)
             await sql.prune(connection, before=now - KEPT)
-        self._log(messages)
+        for message in messages:
+            log.warning(
+                f"alert.{message.topic.kind}",
+                title=message.title(),
+                message_id=str(message.id),
+                channels=",".join(self.channels) or "none",
+            )
         return TakenIn(transitions, len(messages))
 
-    async def close(self, is_meant: Callable[[AlertKey], bool], *, rules: AlertRules, now: datetime) -> int:
-        """Close what is open, by hand; people are told.
+    async def close(self, is_meant: Callable[[AlertKey], bool], *, now: datetime) -> int:
+        """Close what is open, by hand; `take_in` writes what people are told of it, over the channels that it knows.
 
         Returns:
             Number of alerts that were open.
@@ -78,18 +84,7 @@ class PostgresAlerts:
             tenants = await _tenants(connection, {state.key.partition for state, _ in closed})
             await _save_states(connection, [state for state, _ in closed])
             await _insert_events(connection, [transition for _, transition in closed if transition], tenants)
-            messages = await self._write_messages(connection, rules=rules, now=now)
-        self._log(messages)
         return len(closed)
-
-    def _log(self, messages: Sequence[AlertMessage]) -> None:
-        for message in messages:
-            log.warning(
-                f"alert.{message.topic.kind}",
-                title=message.title(),
-                message_id=str(message.id),
-                channels=",".join(self.channels) or "none",
-            )
 
     async def _write_messages(self, connection: Connection, *, rules: AlertRules, now: datetime) -> list[AlertMessage]:
         waiting = [row async for row in sql.waiting(connection)]
