@@ -4,11 +4,13 @@ import asyncio
 import logging
 import signal
 import sys
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
@@ -29,7 +31,8 @@ from vision_assets.clients.postgres.deliveries import PostgresDeliveries
 from vision_assets.clients.telegram_bot import MAX_UNITS, TelegramChat, units
 from vision_assets.clients.webhook import Webhook
 from vision_assets.core.alert_delivery import Channel, Sender, pause_after
-from vision_assets.core.alerts import AlertKey, AlertRules, Evaluation
+from vision_assets.core.alert_messages import AlertMessage, Told, Topic
+from vision_assets.core.alerts import AlertKey, AlertRules, Evaluation, Transition
 from vision_assets.devstack.telegram import TOKEN
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -335,6 +338,19 @@ async def test_a_webhook_that_lets_nobody_in_is_waited_for(post: Post, answer: i
     post.now += pause_after(0, None)
     await post.send()
     assert (await post.states())["webhook"] == [("sent", 2), ("sent", 1)]
+
+
+async def test_a_password_may_have_any_character(webhook: WebhookReceiver) -> None:
+    """It stands percent-encoded in the URL, and is sent as it is."""
+    url = SecretStr(webhook.secret_url.get_secret_value().replace("http://", "http://on%40call:p%3Aa%2Fss%25@"))
+    key = AlertKey("check", "stored", "is_good", "")
+    told = Told(Transition(key, "opened", "event", "warn", "warn", "It is not.", "", NOON, NOON))
+    message = AlertMessage(uuid4(), Topic(*key[:3], "opened"), [told])
+    async with Webhook.open(url) as opened:
+        assert (await opened.send(message, 0)).state == "sent"
+    [request] = webhook.requests
+    assert request["headers"]["authorization"] == f"Basic {b64encode(b'on@call:p:a/ss%').decode()}"
+    assert request["path"] == SECRET_PATH
 
 
 async def test_a_webhook_that_stays_down_is_given_up(post: Post) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 from pydantic import SecretStr
@@ -43,7 +43,8 @@ class Webhook:
             url: A name and password in it are sent as basic authentication.
         """
         parsed = urlsplit(url.get_secret_value().strip())
-        auth = (parsed.username or "", parsed.password or "") if parsed.username or parsed.password else None
+        named = parsed.username or parsed.password
+        auth = (unquote(parsed.username or ""), unquote(parsed.password or "")) if named else None
         path = SecretStr(f"/{parsed.path.removeprefix('/')}" + (f"?{parsed.query}" if parsed.query else ""))
         base = f"{parsed.scheme}://{parsed.netloc.rpartition('@')[2]}"
         async with httpx.AsyncClient(
