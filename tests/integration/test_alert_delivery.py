@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import signal
 import sys
 from base64 import b64encode
@@ -369,9 +370,22 @@ async def test_a_webhook_that_stays_down_is_given_up(post: Post) -> None:
 
 
 def test_pauses_grow() -> None:
-    """Twice as long each time, to a quarter of an hour; or as long as the receiver says."""
+    """Twice as long each time, to a quarter of an hour; or as long as the receiver says, to an hour."""
     assert [pause_after(attempts, None).total_seconds() for attempts in (0, 1, 2, 7, 90)] == [10, 20, 40, 900, 900]
-    assert pause_after(5, 3).total_seconds() == 3
+    for told, seconds in ((3, 3), (86_400, 3600), (1e15, 3600), (10**400, 3600), (math.nan, 3600), (-5, 0)):
+        assert pause_after(5, told).total_seconds() == seconds
+
+
+@pytest.mark.parametrize("told", [86_400, 10**15, 10**400])
+async def test_slower_please_is_believed_within_reason(post: Post, told: int) -> None:
+    """Whatever number comes, it is tried again after an hour."""
+    await post.write("one")
+    post.telegram.set_faults({"kind": "rate_limited", "retry_after": told})
+    await post.send()
+    assert (await post.states())["telegram"] == [("pending", 1)]
+    post.now += timedelta(hours=1)
+    await post.send()
+    assert (await post.states())["telegram"] == [("sent", 2)]
 
 
 async def test_several_senders_at_once_send_each_message_once(post: Post) -> None:

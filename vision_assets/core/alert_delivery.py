@@ -22,6 +22,9 @@ Ended = Literal["sent", "failed", "unknown"]
 
 FIRST_PAUSE = timedelta(seconds=10)
 LONGEST_PAUSE = timedelta(minutes=15)
+LONGEST_TOLD = timedelta(hours=1)
+"""By a receiver; then it is asked again all the same."""
+
 GIVE_UP_AFTER = timedelta(hours=24)
 """Since it was written: then it is tried for the last time."""
 
@@ -182,11 +185,12 @@ class Sender:
 
 
 def pause_after(attempts: int, told_seconds: float | None) -> timedelta:
-    """Tell how long to wait before the next attempt: as told, else twice as long each time.
+    """Tell how long to wait before the next attempt: as told, else twice as long each time; within bounds.
 
     Args:
         attempts: Before the one that failed.
+        told_seconds: Whatever the receiver has written there.
     """
     if told_seconds is not None:
-        return timedelta(seconds=told_seconds)
+        return timedelta(seconds=max(0.0, min(LONGEST_TOLD.total_seconds(), told_seconds)))
     return min(LONGEST_PAUSE, FIRST_PAUSE * (1 << min(attempts, 10)))
