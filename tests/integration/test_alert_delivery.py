@@ -355,18 +355,35 @@ async def test_a_password_may_have_any_character(webhook: WebhookReceiver) -> No
 
 
 async def test_a_webhook_that_stays_down_is_given_up(post: Post) -> None:
-    """After a day its messages have failed, those that waited behind the first one as well; later ones go out."""
+    """After a day its messages have failed without a further try, and a new one goes out at once."""
     await post.write("one", "two")
-    post.webhook.answers = [500] * 1000
-    for hour in range(0, 25, 2):
-        assert "pending" in {state for state, _ in (await post.states())["webhook"]}, f"given up after {hour} hours"
+    post.webhook.answers = [500] * 12
+    for _ in range(12):
         await post.send()
         post.now += timedelta(hours=2)
-    assert await post.states() == {"telegram": [("sent", 1)] * 2, "webhook": [("failed", 13), ("failed", 1)]}
-    post.webhook.answers = []
-    await post.write("three")
+    assert (await post.states())["webhook"] == [("pending", 12), ("pending", 0)]
+    await post.write("three", rules=AlertRules(remind_after=timedelta(days=9)))
     await post.send()
-    assert (await post.states())["webhook"][2] == ("sent", 1)
+    assert await post.states() == {
+        "telegram": [("sent", 1)] * 3,
+        "webhook": [("failed", 12), ("failed", 0), ("sent", 1)],
+    }
+    assert len(post.webhook.requests) == 13
+    given_up = "given up after a day: The webhook says 500; given up after a day: not tried"
+    assert await post.errors("webhook") == given_up
+
+
+async def test_a_day_after_its_sender_was_killed_it_is_unknown(post: Post) -> None:
+    """The webhook may have it, and is not told of it so late."""
+    await post.write("one")
+    book = PostgresDeliveries(post.database)
+    delivery = await book.first("webhook", now=post.now)
+    assert delivery
+    await book.begin(delivery, "webhook")
+    post.now += timedelta(days=1)
+    await post.send()
+    assert (await post.states())["webhook"] == [("unknown", 1)]
+    assert post.webhook.requests == []
 
 
 def test_pauses_grow() -> None:
@@ -376,7 +393,7 @@ def test_pauses_grow() -> None:
         assert pause_after(5, told).total_seconds() == seconds
 
 
-@pytest.mark.parametrize("told", [86_400, 10**15, 10**400])
+@pytest.mark.parametrize("told", [86_400, 10**15, 10**400], ids=["a day", "16 digits", "401 digits"])
 async def test_slower_please_is_believed_within_reason(post: Post, told: int) -> None:
     """Whatever number comes, it is tried again after an hour."""
     await post.write("one")
@@ -438,12 +455,15 @@ async def test_no_secret_is_logged_or_kept(post: Post, caplog: pytest.LogCapture
     post.telegram.set_faults({"kind": "server_error"}, {"kind": "drop"}, {"kind": "forbidden"})
     post.webhook.answers = [400, 500]
     await post.send()
+    kept = await post.errors("telegram") + await post.errors("webhook")
     there, post.telegram = post.telegram, EmulatedTelegram("http://127.0.0.1:9", post.telegram._control)
-    await post.write("four")
+    post.now += pause_after(0, None)
     await post.send()
     assert there.calls() == 3
+    kept += await post.errors("telegram") + await post.errors("webhook")
+    assert "cannot be reached" in kept
     ours = [record.getMessage() for record in caplog.records if not record.name.startswith("uvicorn")]
-    logged = "\n".join(ours) + await post.errors("telegram") + await post.errors("webhook")
+    logged = "\n".join(ours) + kept
     assert "sendMessage" in logged
     assert "The webhook says 400" in logged
     assert "The webhook says 500" in logged

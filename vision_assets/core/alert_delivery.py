@@ -26,7 +26,7 @@ LONGEST_TOLD = timedelta(hours=1)
 """By a receiver; then it is asked again all the same."""
 
 GIVE_UP_AFTER = timedelta(hours=24)
-"""Since it was written: then it is tried for the last time."""
+"""Since it was written: then it is tried no more, and what was written later has its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ class Delivery:
     Attributes:
         is_interrupted: It was being sent when its sender died.
         attempts: Before this one.
+        error: Of the last of them; None: there was none.
     """
 
     seq: int
@@ -82,6 +83,7 @@ class Delivery:
     parts_sent: int
     attempts: int
     is_interrupted: bool
+    error: str | None
 
 
 class DeliveryBook(Protocol):
@@ -150,8 +152,12 @@ class Sender:
         return arrived
 
     async def _deliver(self, delivery: Delivery, channel: Channel, until: datetime) -> bool:
-        if delivery.is_interrupted and not channel.knows_again:
+        is_late = self.clock() - delivery.written_at >= GIVE_UP_AFTER
+        if delivery.is_interrupted and (is_late or not channel.knows_again):
             await self._end(delivery, channel, "unknown", "its sender died while it was being sent")
+            return False
+        if is_late:
+            await self._end(delivery, channel, "failed", f"given up after a day: {delivery.error or 'not tried'}")
             return False
         await self.book.begin(delivery, channel.name)
         for part in range(delivery.parts_sent, channel.parts(delivery.message)):
@@ -171,8 +177,6 @@ class Sender:
             await self._end(delivery, channel, "failed", outcome.error)
         elif outcome.state == "unknown" and not channel.knows_again:
             await self._end(delivery, channel, "unknown", outcome.error)
-        elif self.clock() - delivery.written_at >= GIVE_UP_AFTER:
-            await self._end(delivery, channel, "failed", f"given up after a day: {outcome.error}")
         else:
             pause = pause_after(delivery.attempts, outcome.retry_after_seconds)
             log.warning("alert.delayed", channel=channel.name, pause_seconds=pause.total_seconds(), error=outcome.error)

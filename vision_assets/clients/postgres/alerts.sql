@@ -86,7 +86,7 @@ SELECT pg_try_advisory_lock(hashtextextended('vision_assets: alerts over ' || :c
 
 -- name: first_delivery(channel)^
 -- The earliest message that is still to go out.
-SELECT d.state, d.parts_sent, d.attempts, d.next_at, m.*
+SELECT d.state, d.parts_sent, d.attempts, d.next_at, d.error, m.*
 FROM alert_deliveries d
 JOIN alert_messages m ON m.seq = d.message_seq
 WHERE d.channel = :channel AND d.state IN ('pending', 'sending')
