@@ -60,6 +60,14 @@ def test_a_test_message_arrives(telegram: EmulatedTelegram, webhook: WebhookRece
 
 
 @pytest.mark.usefixtures("both_set")
+def test_secrets_may_have_blanks_around_them(monkeypatch: pytest.MonkeyPatch, webhook: WebhookReceiver) -> None:
+    """As they come from a file, with the end of its line."""
+    monkeypatch.setenv("TELEGRAM_BOT_TOKEN", f"{TOKEN}\n")
+    monkeypatch.setenv("ALERT_WEBHOOK_URL", f" {webhook.secret_url.get_secret_value()}\n")
+    assert typed("test").stdout.splitlines() == ["telegram: sent", "webhook: sent"]
+
+
+@pytest.mark.usefixtures("both_set")
 def test_a_test_message_that_does_not_arrive_says_why(telegram: EmulatedTelegram, webhook: WebhookReceiver) -> None:
     """The command fails, and names what to check; the other channel is tried all the same."""
     telegram.set_faults({"kind": "forbidden"})

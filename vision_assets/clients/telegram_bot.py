@@ -69,7 +69,7 @@ class TelegramChat:
             spacing_seconds = 3.0 if chat_id.startswith("-") else 1.0
         async with httpx.AsyncClient(
             base_url=api_url,
-            transport=SecretPath(_TOKEN, token),
+            transport=SecretPath(_TOKEN, SecretStr(token.get_secret_value().strip())),
             timeout=httpx.Timeout(read_seconds, connect=5),
             trust_env=False,
         ) as http:
