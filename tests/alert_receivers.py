@@ -16,7 +16,7 @@ import uvicorn
 from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from vision_assets.devstack.abrupt_server import ABORT, abrupt_server
@@ -55,7 +55,7 @@ class EmulatedTelegram:
 
 @dataclass(slots=True)
 class WebhookReceiver:
-    """A running webhook.
+    """A running webhook; what it refuses it answers by repeating the path, as many servers do.
 
     Attributes:
         requests: Bodies that came, with the headers below `headers`.
@@ -92,7 +92,8 @@ class WebhookReceiver:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
             return Response()
-        return JSONResponse({}, answer, {"Retry-After": "7"} if answer == 429 else None)
+        words = f"Cannot POST {request.url.path}?{request.url.query}" if answer >= 400 else ""
+        return Response(words, answer, {"Retry-After": "7"} if answer == 429 else None)
 
 
 @contextmanager

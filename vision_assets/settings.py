@@ -5,7 +5,6 @@ What is not here: opening anything (`resources/`, `clients/`).
 """
 
 import os
-from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,7 +17,6 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from vision_assets.core.alerts import AlertRules
 from vision_assets.core.budget import Allowance, BudgetLimits
 from vision_assets.core.price import TokenPrice
 from vision_assets.core.quota import StorageLimits
@@ -162,7 +160,7 @@ class Settings(BaseSettings):
     )
     alert_reminder_hours: float = Field(24, gt=0, description="Until people are told again of what is still wrong")
     alert_group_above: int = Field(
-        5, ge=1, description="Tenants for which a check fails at once; more of them share a message"
+        5, ge=1, description="Tenants for which a check fails within ten minutes; more of them share a message"
     )
     alert_flapping_changes: int = Field(
         4, ge=1, description="Of a check within ALERT_FLAPPING_HOURS; after more people hear no more of it"
@@ -225,15 +223,6 @@ class Settings(BaseSettings):
                 "month": Allowance(self.budget_global_month_tokens),
                 "calls": Allowance(requests=self.calls_at_once(provider or self.provider)),
             },
-        )
-
-    def alert_rules(self) -> AlertRules:
-        """Gather when people are told of what is wrong."""
-        return AlertRules(
-            remind_after=timedelta(hours=self.alert_reminder_hours),
-            flapping_changes=self.alert_flapping_changes,
-            flapping_window=timedelta(hours=self.alert_flapping_hours),
-            group_above=self.alert_group_above,
         )
 
     def token_price(self) -> TokenPrice | None:

@@ -157,6 +157,19 @@ async def test_when_many_fail_at_once_one_message_tells(desk: Desk) -> None:
     assert [names for _, names in await desk.messages()][2:] == [["Tenant 000"], ["Tenant 001"]]
 
 
+async def test_a_storm_in_small_gusts_is_one_too(desk: Desk) -> None:
+    """Two tenants a tick: the first have a message each, then one tells of a gust, and what follows waits."""
+    tenants = [await desk.tenant(f"Tenant {number}") for number in range(8)]
+    for gust in range(4):
+        await desk.take_in(*[outcome(tenant, "warn", gust) for tenant in tenants[2 * gust : 2 * gust + 2]])
+    assert [len(names) for _, names in await desk.messages()] == [1, 1, 2]
+    await desk.take_in(now=NOON + 12 * MINUTE)
+    assert [names for _, names in await desk.messages()][2:] == [
+        ["Tenant 2", "Tenant 3"],
+        ["Tenant 4", "Tenant 5", "Tenant 6", "Tenant 7"],
+    ]
+
+
 async def test_tenants_who_leave_are_closed(desk: Desk) -> None:
     """One that is not active any more, and one that is gone, are told of once; others stay open."""
     names = ("Alpha", "Beta", "Gamma")

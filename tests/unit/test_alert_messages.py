@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vision_assets.clients.telegram_bot import split, units
-from vision_assets.core.alert_messages import FIRING, AlertMessage, Told, Topic, fingerprint, plan
+from vision_assets.core.alert_messages import FIRING, AlertMessage, Lately, Told, Topic, fingerprint, plan
 from vision_assets.core.alerts import AlertKey, AlertRules, Kind, Transition
 from vision_assets.core.levels import Severity
 
@@ -27,11 +27,9 @@ def change(tenant: str, kind: Kind = "opened", severity: Severity | None = "warn
     )
 
 
-def planned(
-    waiting: Sequence[Transition], grouped_at: dict[Topic, datetime] | None = None
-) -> list[tuple[str, list[int]]]:
+def planned(waiting: Sequence[Transition], lately: dict[Topic, Lately] | None = None) -> list[tuple[str, list[int]]]:
     """Plan messages: kind and members of each."""
-    messages = plan(waiting, grouped_at=grouped_at or {}, rules=RULES, now=NOON)
+    messages = plan(waiting, lately=lately or {}, rules=RULES, now=NOON)
     return [(message.topic.kind, list(message.members)) for message in messages]
 
 
@@ -59,11 +57,20 @@ def test_after_a_message_about_many_the_next_wait() -> None:
     """Until the pause is over, to share one; other kinds go out, unless their own first change waits."""
     topic = Topic("check", "tenant_storage_usage", "quota", "opened")
     waiting = [change("a"), change("b"), change("a", "resolved", None), change("c", "resolved", None)]
-    assert planned(waiting, {topic: NOON - timedelta(minutes=9)}) == [("resolved", [3])]
-    assert planned(waiting, {topic: NOON - timedelta(minutes=10)}) == [
+    assert planned(waiting, {topic: Lately(NOON - timedelta(minutes=9))}) == [("resolved", [3])]
+    assert planned(waiting, {topic: Lately(NOON - timedelta(minutes=10))}) == [
         *(("opened", [0]), ("opened", [1]), ("resolved", [3])),
         ("resolved", [2]),
     ]
+
+
+def test_those_that_were_told_lately_count_too() -> None:
+    """A storm that comes in small gusts: once there are too many within the pause, the rest share a message."""
+    topic = Topic("check", "tenant_storage_usage", "quota", "opened")
+    waiting = [change("a"), change("b"), change("c", "resolved", None)]
+    assert planned(waiting, {topic: Lately(alone=1)}) == [("opened", [0]), ("opened", [1]), ("resolved", [2])]
+    assert planned(waiting, {topic: Lately(alone=2)}) == [("opened", [0, 1]), ("resolved", [2])]
+    assert planned([change("x", "resolved", None)], {topic: Lately(alone=9)}) == [("resolved", [0])]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans()), max_size=40), st.booleans())
@@ -71,7 +78,7 @@ def test_everything_goes_out_once_and_no_key_overtakes_itself(changes: list[tupl
     """Without a pause all go out; with one, what is held back of a key is its end, never its beginning."""
     waiting = [change(name, "opened" if bad else "resolved", "warn" if bad else None) for name, bad in changes]
     topic = Topic("check", "tenant_storage_usage", "quota", "opened")
-    sent = [place for _, members in planned(waiting, {topic: NOON} if holding else {}) for place in members]
+    sent = [place for _, members in planned(waiting, {topic: Lately(NOON)} if holding else {}) for place in members]
     assert len(sent) == len(set(sent))
     for name in "abcdefgh":
         of_key = [place for place, one in enumerate(waiting) if one.key.partition == name]
@@ -127,43 +134,60 @@ def test_links() -> None:
 
 
 def test_what_alertmanager_would_send() -> None:
-    """Version 4: the group's status and labels, and each alert with its labels, times and fingerprint."""
-    body = message(change("a"), change("b", severity="error"), ui_url="http://ui").alertmanager()
-    assert set(body) == {
-        *("version", "groupKey", "truncatedAlerts", "status", "receiver", "groupLabels", "commonLabels"),
-        *("commonAnnotations", "externalURL", "alerts"),
+    """Version 4: of each change by itself, its status, labels, times and fingerprint."""
+    both = message(change("a"), change("b", severity="error"), ui_url="http://ui")
+    first, second = both.alertmanager(0), both.alertmanager(1)
+    group = {"alertname": "quota", "asset": "tenant_storage_usage", "source": "check", "tenant_id": "a"}
+    labels = {**group, "severity": "warning", "tenant": "Tenant a"}
+    annotations = {
+        "summary": "🟠 Warning: quota of tenant_storage_usage, Tenant a",
+        "description": "a is full.",
+        "transition": "opened",
     }
-    assert (body["version"], body["status"], body["truncatedAlerts"]) == ("4", "firing", 0)
-    assert body["groupLabels"] == {"alertname": "quota", "asset": "tenant_storage_usage"}
-    assert body["commonLabels"] == {"alertname": "quota", "asset": "tenant_storage_usage", "source": "check"}
-    first, second = body["alerts"]
     assert first == {
+        "version": "4",
+        "groupKey": '{}:{alertname="quota", asset="tenant_storage_usage", source="check", tenant_id="a"}',
+        "truncatedAlerts": 0,
         "status": "firing",
-        "labels": {
-            "alertname": "quota",
-            "asset": "tenant_storage_usage",
-            "source": "check",
-            "severity": "warning",
-            "tenant_id": "a",
-            "tenant": "Tenant a",
-        },
-        "annotations": {
-            "summary": body["commonAnnotations"]["summary"],
-            "description": "a is full.",
-            "transition": "opened",
-        },
-        "startsAt": "2026-03-01T12:00:00Z",
-        "endsAt": FIRING,
-        "generatorURL": "http://ui/assets/tenant_storage_usage?view=checks&checkDetail=quota",
-        "fingerprint": fingerprint(change("a").key),
+        "receiver": "vision_assets",
+        "groupLabels": group,
+        "commonLabels": labels,
+        "commonAnnotations": annotations,
+        "externalURL": "http://ui",
+        "alerts": [
+            {
+                "status": "firing",
+                "labels": labels,
+                "annotations": annotations,
+                "startsAt": "2026-03-01T12:00:00Z",
+                "endsAt": FIRING,
+                "generatorURL": "http://ui/assets/tenant_storage_usage?view=checks&checkDetail=quota",
+                "fingerprint": fingerprint(change("a").key),
+            }
+        ],
     }
-    assert second["labels"]["severity"] == "critical"
-    resolved = message(change("a", "resolved", None)).alertmanager()
+    assert second["alerts"][0]["labels"]["severity"] == "critical"
+    resolved = message(change("a", "resolved", None)).alertmanager(0)
     assert resolved["status"] == "resolved"
     [alert] = resolved["alerts"]
     assert (alert["status"], alert["endsAt"]) == ("resolved", "2026-03-01T14:00:00Z")
-    assert alert["labels"] == first["labels"]
-    assert alert["fingerprint"] == first["fingerprint"] != second["fingerprint"]
+    assert alert["labels"] == labels
+    assert alert["fingerprint"] == first["alerts"][0]["fingerprint"] != second["alerts"][0]["fingerprint"]
+
+
+def test_what_resolves_one_tenant_leaves_the_others_open() -> None:
+    """For a receiver that takes a group's status for all of it: a group is one alert, told alone or in company."""
+    open_groups: set[str] = set()
+    for told in (
+        message(*[change(name) for name in "abc"]),
+        message(change("a", "escalated", "error"), tenant="Renamed"),
+        message(change("a", "resolved", None), change("b", "resolved", None)),
+    ):
+        for place in range(len(told.told)):
+            body = told.alertmanager(place)
+            (open_groups.add if body["status"] == "firing" else open_groups.remove)(body["groupKey"])
+    [left] = open_groups
+    assert 'tenant_id="c"' in left
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=300), st.integers(2, 50))

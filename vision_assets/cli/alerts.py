@@ -96,17 +96,14 @@ async def _show(limit: int) -> None:
 
 
 async def _close(what: str, tenant: str | None) -> None:
-    settings = Settings()
     async with open_database(max_size=1) as database:
         partition = str((await find_tenant(database, tenant)).id) if tenant else None
-        closed = await PostgresAlerts(database, alert_access(settings).names()).close(
-            lambda key: _what(key) == what and partition in (None, key.partition),
-            rules=settings.alert_rules(),
-            now=datetime.now(UTC),
+        closed = await PostgresAlerts(database).close(
+            lambda key: _what(key) == what and partition in (None, key.partition), now=datetime.now(UTC)
         )
     if not closed:
         raise ConfigurationError(f"No such alert is open: {what!r}. `vision-assets alerts show` lists those that are.")
-    typer.echo(f"Closed: {closed}.")
+    typer.echo(f"Closed: {closed}. People are told at the next tick of the sensor asset_check_alerts.")
 
 
 def _what(key: AlertKey) -> str:

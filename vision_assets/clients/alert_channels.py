@@ -41,7 +41,7 @@ class AlertAccess:
                 "ALERT_TELEGRAM_CHAT_ID is set, and TELEGRAM_BOT_TOKEN is not: set it to the token of the bot that "
                 "is to write there."
             )
-        if self.webhook_url and not self.webhook_url.get_secret_value().startswith(("http://", "https://")):
+        if self.webhook_url and not self.webhook_url.get_secret_value().strip().startswith(("http://", "https://")):
             raise ConfigurationError("ALERT_WEBHOOK_URL begins neither with http:// nor with https://.")
         names: list[ChannelName] = ["telegram"] if self.telegram_chat_id else []
         return [*names, "webhook"] if self.webhook_url else names

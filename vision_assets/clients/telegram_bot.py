@@ -69,7 +69,7 @@ class TelegramChat:
             spacing_seconds = 3.0 if chat_id.startswith("-") else 1.0
         async with httpx.AsyncClient(
             base_url=api_url,
-            transport=SecretPath(_TOKEN, token),
+            transport=SecretPath(_TOKEN, SecretStr(token.get_secret_value().strip())),
             timeout=httpx.Timeout(read_seconds, connect=5),
             trust_env=False,
         ) as http:
@@ -101,7 +101,7 @@ class TelegramChat:
         except _NOT_SENT as error:
             return Outcome("not_sent", f"Telegram cannot be reached: {error or type(error).__name__}"), False
         except (httpx.HTTPError, ValueError) as error:
-            return Outcome("unknown", f"Telegram did not answer: {error or type(error).__name__}"), False
+            return Outcome("unknown", f"Telegram did not answer: {type(error).__name__}"), False
         answer = answer if isinstance(answer, dict) else {}
         return _outcome(response.status_code, answer), response.status_code == _BAD_REQUEST and (
             "can't parse entities" in str(answer.get("description"))
@@ -115,10 +115,11 @@ def _outcome(status: int, answer: Mapping[str, Any]) -> Outcome:
     if status == _TOO_MANY_REQUESTS:
         parameters = answer.get("parameters")
         told = parameters.get("retry_after") if isinstance(parameters, dict) else None
-        return Outcome("not_sent", text, float(told) if isinstance(told, int | float) else None)
+        return Outcome("not_sent", text, told if isinstance(told, int | float) else None)
     if 400 <= status < 500:
         remedy = "check TELEGRAM_BOT_TOKEN and ALERT_TELEGRAM_CHAT_ID, and that the bot may write there"
-        return Outcome("refused", f"{text}; {remedy}")
+        # Another token or a word in the chat may come; what cannot be read stays so.
+        return Outcome("refused" if status == _BAD_REQUEST else "not_sent", f"{text}; {remedy}")
     return Outcome("unknown", text)
 
 

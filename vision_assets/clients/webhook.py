@@ -1,6 +1,6 @@
 """A webhook that takes what Alertmanager sends: alerts as JSON, version 4.
 
-Each message has an `Idempotency-Key`, so one whose outcome is unknown may be sent again. What is not here: what is sent
+Each has an `Idempotency-Key`, so one whose outcome is unknown may be sent again. What is not here: what is sent
 (`core/alert_messages.py`), and when again (`core/alert_delivery.py`).
 """
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 from pydantic import SecretStr
@@ -19,6 +19,9 @@ from vision_assets.core.alert_delivery import ChannelName, Outcome
 from vision_assets.core.alert_messages import AlertMessage
 
 _PATH = "PATH"
+_REFUSED = frozenset({400, 413, 422})
+"""Because of what was sent, not of where, or by whom."""
+
 _AGAIN = frozenset({408, 425, 429})
 
 
@@ -40,7 +43,8 @@ class Webhook:
             url: A name and password in it are sent as basic authentication.
         """
         parsed = urlsplit(url.get_secret_value().strip())
-        auth = (parsed.username or "", parsed.password or "") if parsed.username or parsed.password else None
+        named = parsed.username or parsed.password
+        auth = (unquote(parsed.username or ""), unquote(parsed.password or "")) if named else None
         path = SecretStr(f"/{parsed.path.removeprefix('/')}" + (f"?{parsed.query}" if parsed.query else ""))
         base = f"{parsed.scheme}://{parsed.netloc.rpartition('@')[2]}"
         async with httpx.AsyncClient(
@@ -52,20 +56,23 @@ class Webhook:
         ) as http:
             yield cls(http)
 
-    def parts(self, message: AlertMessage) -> int:  # noqa: ARG002 - it takes messages of any length
-        """See the Protocol."""
-        return 1
+    def parts(self, message: AlertMessage) -> int:
+        """See the Protocol. Each alert goes by itself."""
+        return len(message.told)
 
-    async def send(self, message: AlertMessage, part: int) -> Outcome:  # noqa: ARG002 - as above
+    async def send(self, message: AlertMessage, part: int) -> Outcome:
         """See the Protocol."""
-        headers = {"Idempotency-Key": str(message.id)}
+        headers = {"Idempotency-Key": f"{message.id}-{part}"}
         try:
-            response = await self._http.post(f"/{_PATH}", json=message.alertmanager(), headers=headers)
+            response = await self._http.post(f"/{_PATH}", json=message.alertmanager(part), headers=headers)
         except httpx.HTTPError as error:
-            return Outcome("unknown", f"The webhook did not answer: {error or type(error).__name__}")
+            return Outcome("unknown", f"The webhook did not answer: {type(error).__name__}")
         if response.is_success:
             return Outcome("sent")
-        text = f"The webhook says {response.status_code}: {response.text[:200]}"
-        if response.status_code in _AGAIN or response.is_server_error:
-            return Outcome("not_sent", text, retry_after_seconds(response.headers))
-        return Outcome("refused", f"{text}; check ALERT_WEBHOOK_URL")
+        # Nothing of its words: many a server repeats the path, which is secret.
+        text = f"The webhook says {response.status_code}"
+        if response.status_code in _REFUSED:
+            return Outcome("refused", f"{text}; it does not understand Alertmanager's version 4")
+        if not response.is_server_error and response.status_code not in _AGAIN:
+            text = f"{text}; check ALERT_WEBHOOK_URL"  # which may be put right while this waits
+        return Outcome("not_sent", text, retry_after_seconds(response.headers))

@@ -22,8 +22,11 @@ Ended = Literal["sent", "failed", "unknown"]
 
 FIRST_PAUSE = timedelta(seconds=10)
 LONGEST_PAUSE = timedelta(minutes=15)
+LONGEST_TOLD = timedelta(hours=1)
+"""By a receiver; then it is asked again all the same."""
+
 GIVE_UP_AFTER = timedelta(hours=24)
-"""Since it was written: then it is tried for the last time."""
+"""Since it was written: then it is tried no more, and what was written later has its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class Outcome:
     """What came of one attempt.
 
     Attributes:
-        state: `sent`: the receiver has it. `refused`: it will never take it. `not_sent`: it certainly has not got it.
-            `unknown`: it may have it.
+        state: `sent`: the receiver has it. `refused`: it will never take it. `not_sent`: it certainly has not got it,
+            be it that it lets nobody in now. `unknown`: it may have it.
         error: For people; without secrets.
         retry_after_seconds: As the receiver asked for.
     """
@@ -71,6 +74,7 @@ class Delivery:
     Attributes:
         is_interrupted: It was being sent when its sender died.
         attempts: Before this one.
+        error: Of the last of them; None: there was none.
     """
 
     seq: int
@@ -79,10 +83,11 @@ class Delivery:
     parts_sent: int
     attempts: int
     is_interrupted: bool
+    error: str | None
 
 
 class DeliveryBook(Protocol):
-    """The deliveries: `clients/postgres/alert_deliveries.py`. Each call is committed when it returns."""
+    """The deliveries: `clients/postgres/deliveries.py`. Each call is committed when it returns."""
 
     def alone(self, channel: ChannelName) -> AbstractAsyncContextManager[bool]:
         """Let nobody else send over the channel; False: somebody does."""
@@ -116,7 +121,7 @@ class Sender:
     """Sends what is due.
 
     Attributes:
-        seconds: No message is begun later.
+        seconds: No message is begun later, nor a further piece of one.
     """
 
     book: DeliveryBook
@@ -143,15 +148,22 @@ class Sender:
             if not is_alone:
                 return 0
             while self.clock() < until and (delivery := await self.book.first(channel.name, now=self.clock())):
-                arrived += await self._deliver(delivery, channel)
+                arrived += await self._deliver(delivery, channel, until)
         return arrived
 
-    async def _deliver(self, delivery: Delivery, channel: Channel) -> bool:
-        if delivery.is_interrupted and not channel.knows_again:
+    async def _deliver(self, delivery: Delivery, channel: Channel, until: datetime) -> bool:
+        is_late = self.clock() - delivery.written_at >= GIVE_UP_AFTER
+        if delivery.is_interrupted and (is_late or not channel.knows_again):
             await self._end(delivery, channel, "unknown", "its sender died while it was being sent")
+            return False
+        if is_late:
+            await self._end(delivery, channel, "failed", f"given up after a day: {delivery.error or 'not tried'}")
             return False
         await self.book.begin(delivery, channel.name)
         for part in range(delivery.parts_sent, channel.parts(delivery.message)):
+            if part > delivery.parts_sent and self.clock() >= until:
+                await self.book.wait(delivery, channel.name, until=self.clock(), error=None)
+                return False
             outcome = await channel.send(delivery.message, part)
             if outcome.state != "sent":
                 await self._failed(delivery, channel, outcome)
@@ -165,8 +177,6 @@ class Sender:
             await self._end(delivery, channel, "failed", outcome.error)
         elif outcome.state == "unknown" and not channel.knows_again:
             await self._end(delivery, channel, "unknown", outcome.error)
-        elif self.clock() - delivery.written_at >= GIVE_UP_AFTER:
-            await self._end(delivery, channel, "failed", f"given up after a day: {outcome.error}")
         else:
             pause = pause_after(delivery.attempts, outcome.retry_after_seconds)
             log.warning("alert.delayed", channel=channel.name, pause_seconds=pause.total_seconds(), error=outcome.error)
@@ -179,11 +189,12 @@ class Sender:
 
 
 def pause_after(attempts: int, told_seconds: float | None) -> timedelta:
-    """Tell how long to wait before the next attempt: as told, else twice as long each time.
+    """Tell how long to wait before the next attempt: as told, else twice as long each time; within bounds.
 
     Args:
         attempts: Before the one that failed.
+        told_seconds: Whatever the receiver has written there.
     """
     if told_seconds is not None:
-        return timedelta(seconds=told_seconds)
+        return timedelta(seconds=max(0.0, min(LONGEST_TOLD.total_seconds(), told_seconds)))
     return min(LONGEST_PAUSE, FIRST_PAUSE * (1 << min(attempts, 10)))

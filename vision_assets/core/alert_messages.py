@@ -4,9 +4,10 @@ What is not here: when there is a change to tell of (`alerts.py`), and how a mes
 """
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -31,12 +32,25 @@ class Topic(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Lately:
+    """What people were told about a topic within the pause between messages about many.
+
+    Attributes:
+        grouped_at: When the last message about many was written; None: there was none.
+        alone: Messages about one.
+    """
+
+    grouped_at: datetime | None = None
+    alone: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
     """A message to be written.
 
     Attributes:
         members: Places of its transitions among those that waited.
-        grouped: They are too many for a message each.
+        grouped: They are too many for a message each, or those that were told lately are.
     """
 
     topic: Topic
@@ -121,57 +135,56 @@ class AlertMessage:
         more = len(self.told) - NAMED_TENANTS
         return f", {len(self.told)} tenants: {names}" + (f" and {more} more" if more > 0 else "")
 
-    def alertmanager(self) -> dict[str, Any]:
-        """Make the body that Alertmanager would send to a webhook (version 4)."""
-        group = {"alertname": _alert_name(self.topic), "asset": self.topic.subject}
-        alerts = [self._alert(one) for one in self.told]
+    def alertmanager(self, place: int) -> dict[str, Any]:
+        """Make the body that Alertmanager would send to a webhook (version 4) of one of the changes.
+
+        Receivers may take a group's `resolved` as that of all its alerts, so each alert is a group of its own, with the
+        same `groupKey` for ever, whatever else its message tells of.
+
+        Args:
+            place: Of the change in the message.
+        """
+        told = self.told[place]
+        alone = replace(self, told=[told])
+        one, group = told.transition, _group(told.transition.key)
+        alert = {
+            "status": "firing" if alone.is_firing else "resolved",
+            # Receivers know by its labels what is resolved, so they stay what they were.
+            "labels": group
+            | {"severity": "critical" if one.failed_as == "error" else "warning"}
+            | ({"tenant": told.tenant} if told.tenant else {}),
+            "annotations": {"summary": alone.title(), "description": one.message, "transition": one.kind},
+            "startsAt": _rfc3339(one.opened_at),
+            "endsAt": FIRING if alone.is_firing else _rfc3339(one.at),
+            "generatorURL": alone.link() or "",
+            "fingerprint": fingerprint(one.key),
+        }
         return {
             "version": "4",
-            "groupKey": f'{{}}:{{alertname="{group["alertname"]}", asset="{self.topic.subject}"}}',
+            "groupKey": "{}:{" + ", ".join(f"{name}={json.dumps(value)}" for name, value in group.items()) + "}",
             "truncatedAlerts": 0,
-            "status": "firing" if self.is_firing else "resolved",
+            "status": alert["status"],
             "receiver": "vision_assets",
             "groupLabels": group,
-            "commonLabels": _common([alert["labels"] for alert in alerts]),
-            "commonAnnotations": {"summary": self.title()},
+            "commonLabels": alert["labels"],
+            "commonAnnotations": alert["annotations"],
             "externalURL": self.ui_url or "",
-            "alerts": alerts,
-        }
-
-    def _alert(self, told: Told) -> dict[str, Any]:
-        one = told.transition
-        is_firing = self.topic.kind == "flapping" or one.severity is not None
-        labels = {
-            "alertname": _alert_name(self.topic),
-            "asset": one.key.subject,
-            "source": one.key.source,
-            # Receivers know by its labels what is resolved, so they stay what they were.
-            "severity": "critical" if one.failed_as == "error" else "warning",
-        }
-        labels |= {"tenant_id": one.key.partition} if one.key.partition else {}
-        labels |= {"tenant": told.tenant} if told.tenant else {}
-        return {
-            "status": "firing" if is_firing else "resolved",
-            "labels": labels,
-            "annotations": {"summary": self.title(), "description": one.message, "transition": one.kind},
-            "startsAt": _rfc3339(one.opened_at),
-            "endsAt": FIRING if is_firing else _rfc3339(one.at),
-            "generatorURL": _link(self.ui_url, one) if self.ui_url else "",
-            "fingerprint": fingerprint(one.key),
+            "alerts": [alert],
         }
 
 
 def plan(
-    waiting: Sequence[Transition], *, grouped_at: Mapping[Topic, datetime], rules: AlertRules, now: datetime
+    waiting: Sequence[Transition], *, lately: Mapping[Topic, Lately], rules: AlertRules, now: datetime
 ) -> list[Planned]:
     """Decide which of the transitions that wait go out now, and which of them together.
 
-    Many alike share a message. After such a message the next ones about the same wait a while, to share one as well;
-    nobody hears of a later change of a key before the earlier one.
+    Many alike share a message, whether they come at once or one after the other within the pause. After such a message
+    the next ones about the same wait a while, to share one as well; nobody hears of a later change of a key before the
+    earlier one.
 
     Args:
         waiting: In their order.
-        grouped_at: When the last message about many went out, by topic.
+        lately: By topic; one that is not there has told nothing.
         now: Aware UTC.
     """
     waves: list[dict[Topic, list[int]]] = []  # the first waiting transition of each key, the second one, and so on
@@ -186,11 +199,11 @@ def plan(
     held: set[AlertKey] = set()
     for groups in waves:
         for topic, places in groups.items():
-            last = grouped_at.get(topic)
-            if last is not None and now - last < rules.group_pause:
+            told = lately.get(topic, Lately())
+            if told.grouped_at is not None and now - told.grouped_at < rules.group_pause:
                 held |= {waiting[place].key for place in places}
             free = [place for place in places if waiting[place].key not in held]
-            if len(free) > rules.group_above:
+            if free and len(free) + told.alone > rules.group_above:
                 messages.append(Planned(topic, free, grouped=True))
             else:
                 messages += [Planned(topic, [place], grouped=False) for place in free]
@@ -202,8 +215,10 @@ def fingerprint(key: AlertKey) -> str:
     return hashlib.sha256("\0".join(key).encode()).hexdigest()[:16]
 
 
-def _alert_name(topic: Topic) -> str:
-    return topic.check or "run_failure"
+def _group(key: AlertKey) -> dict[str, str]:
+    """Give the labels that tell an alert from others."""
+    group = {"alertname": key.check or "run_failure", "asset": key.subject, "source": key.source}
+    return group | ({"tenant_id": key.partition} if key.partition else {})
 
 
 def _what(topic: Topic) -> str:
@@ -215,10 +230,6 @@ def _link(ui_url: str, one: Transition) -> str:
     if one.key.source == "check":
         return f"{base}/assets/{quote(one.key.subject)}?view=checks&checkDetail={quote(one.key.check, safe='')}"
     return f"{base}/runs/{quote(one.run_id, safe='')}"
-
-
-def _common(labels: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    return {name: value for name, value in labels[0].items() if all(one.get(name) == value for one in labels)}
 
 
 def _rfc3339(moment: datetime) -> str:

@@ -108,7 +108,7 @@ class AlertRules:
         remind_after: The last word about what is still wrong.
         flapping_changes: More of them within the window are flapping.
         flapping_window: Also how long there must be no change until it has settled.
-        group_above: Partitions of one check that change alike at once; more of them share a message.
+        group_above: Partitions of one check that change alike within the pause; more of them share a message.
         group_pause: Between two such messages about the same.
     """
 

@@ -5,8 +5,9 @@ messages go out (`core/alert_delivery.py`).
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import dagster as dg
 from pydantic import BaseModel, ConfigDict
@@ -25,8 +26,6 @@ OVERLAP_EVENTS = 1000
 
 EVENTS_A_TICK = 5000
 FAILURES_A_TICK = 1000
-SETTLED_AFTER = timedelta(seconds=10)
-"""A run's failure; until then it may not stand there whether it is retried."""
 
 
 @dg.sensor(minimum_interval_seconds=INTERVAL_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
@@ -80,13 +79,15 @@ class RunCursor(BaseModel):
 
     Attributes:
         after: Id in Dagster's log.
-        to_be_retried: Runs that failed, whose retry has not begun.
+        read: Runs whose failures were read and will be read again, since they lie within the overlap.
+        undecided: Runs that failed, of which it is not known whether they are retried, or whose retry has not begun.
     """
 
     model_config = ConfigDict(frozen=True)
 
     after: int
-    to_be_retried: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
 
 
 @dg.sensor(minimum_interval_seconds=INTERVAL_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
@@ -94,43 +95,46 @@ def run_failure_alerts(
     context: dg.SensorEvaluationContext, postgres: PostgresResource, alerts: AlertsResource
 ) -> dg.SkipReason:
     """Takes in runs that failed and are not retried, tenant by tenant, until the work has been done."""
-    instance, now = context.instance, datetime.now(UTC)
+    instance = context.instance
     cursor = RunCursor.model_validate_json(context.cursor) if context.cursor else None
-    records = failure_records(instance, cursor, now=now)
-    known = {record.run_id: record for record in records}
-    waiting = cursor.to_be_retried if cursor else ()
-    run_ids = list(dict.fromkeys([*waiting, *known]))
-    runs = {run.run_id: run for run in instance.get_runs(dg.RunsFilter(run_ids=run_ids))} if run_ids else {}
+    records = failure_records(instance, cursor)
+    read = {record.run_id: record for record in records}
+    new = [run_id for run_id in read if cursor is None or run_id not in cursor.read]
+    run_ids = list(dict.fromkeys([*(cursor.undecided if cursor else ()), *new]))
+    runs = instance.get_runs(dg.RunsFilter(run_ids=run_ids)) if run_ids else []
+    fates = {run.run_id: _fate(instance, run) for run in runs}
     failed = [
         evaluation
-        for run in runs.values()
-        if not _is_retried(run)
-        for evaluation in _failures(instance, run, known.get(run.run_id))
+        for run in runs
+        if fates[run.run_id] == "failed"
+        for evaluation in _failures(instance, run, read.get(run.run_id))
     ]
-    well = list(done_since(instance, asyncio.run(_open_runs(postgres, alerts))))
+    wrong, turned_well = asyncio.run(_open_runs(postgres, alerts))
+    well = list(done_since(instance, wrong, well=turned_well, now=datetime.now(UTC)))
     taken = asyncio.run(_take_in([*failed, *well], postgres, alerts))
     if cursor or records:
-        still = tuple(run_id for run_id, run in runs.items() if _is_retried(run) and RETRIED_BY not in run.tags)
         after = max([cursor.after if cursor else 0, *(record.storage_id for record in records)])
-        context.update_cursor(RunCursor(after=after, to_be_retried=still).model_dump_json())
+        undecided = tuple(run_id for run_id, fate in fates.items() if fate == "undecided")
+        context.update_cursor(RunCursor(after=after, read=tuple(read), undecided=undecided).model_dump_json())
     return dg.SkipReason(f"{len(failed)} failures were read, {len(well)} were made good. {_told(taken)}")
 
 
-def failure_records(
-    instance: dg.DagsterInstance, cursor: RunCursor | None, *, now: datetime
-) -> Sequence[dg.EventLogRecord]:
-    """Read failures of runs after a cursor, and again some before it; the last seconds are left to the next tick."""
+def failure_records(instance: dg.DagsterInstance, cursor: RunCursor | None) -> Sequence[dg.EventLogRecord]:
+    """Read failures of runs after a cursor, and again some before it."""
     wanted = dg.RunStatusChangeRecordsFilter(
         event_type=dg.DagsterEventType.RUN_FAILURE,
         after_storage_id=None if cursor is None else max(0, cursor.after - OVERLAP_EVENTS),
-        after_timestamp=(now - LOOK_BACK).timestamp() if cursor is None else None,
-        before_timestamp=(now - SETTLED_AFTER).timestamp(),
+        after_timestamp=(datetime.now(UTC) - LOOK_BACK).timestamp() if cursor is None else None,
     )
     return instance.fetch_run_status_changes(wanted, limit=FAILURES_A_TICK, ascending=True).records
 
 
-def _is_retried(run: dg.DagsterRun) -> bool:
-    return run.tags.get(WILL_RETRY) == "true"
+def _fate(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Literal["failed", "retried", "undecided"]:
+    """Tell what comes after a failure: where Dagster retries runs it writes whether it will, a moment later."""
+    told = run.tags.get(WILL_RETRY, "" if instance.run_retries_enabled else "false")
+    if told == "false":
+        return "failed"
+    return "retried" if RETRIED_BY in run.tags else "undecided"
 
 
 def _failures(
@@ -139,7 +143,7 @@ def _failures(
     """Tell what failed in a run.
 
     Args:
-        record: Of the failure; None: it was read at an earlier tick, and the retry that was to follow was given up.
+        record: Of the failure; None: it was read at an earlier tick.
     """
     if record is None:
         [record] = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE, limit=1).records
@@ -164,9 +168,14 @@ async def _take_in(evaluations: Sequence[Evaluation], postgres: PostgresResource
         return await alerts.book(ledgers).take_in(evaluations, rules=alerts.rules(), now=datetime.now(UTC))
 
 
-async def _open_runs(postgres: PostgresResource, alerts: AlertsResource) -> Sequence[AlertState]:
+async def _open_runs(
+    postgres: PostgresResource, alerts: AlertsResource
+) -> tuple[Sequence[AlertState], Collection[str]]:
+    """Give the work that failed, and those of its partitions whose last turn of `new_posts` went well."""
     async with postgres.open() as ledgers:
-        return await alerts.book(ledgers).open_runs()
+        wrong = [state for state in await alerts.book(ledgers).open_runs() if state.severity is not None]
+        partitions = [state.key.partition for state in wrong]
+        return wrong, await ledgers.line.well(partitions) if partitions else ()
 
 
 async def _send(postgres: PostgresResource, alerts: AlertsResource) -> int:

@@ -38,6 +38,7 @@ class Fault(BaseModel):
     kind: Literal[
         "rate_limited",
         "unparsable",
+        "bad_request",
         "forbidden",
         "server_error",
         "drop",
@@ -159,6 +160,8 @@ def _refuse(fault: Fault | None, body: SendMessage) -> None:
             raise _Refused(429, description, retry_after=fault.retry_after)
         case Fault(kind="forbidden"):
             raise _Refused(403, "Forbidden: bot was blocked by the user")
+        case Fault(kind="bad_request"):
+            raise _Refused(400, "Bad Request: chat not found")
         case Fault(kind="server_error"):
             raise _Refused(500, "Internal Server Error")
         case Fault(kind="unparsable") if body.parse_mode:

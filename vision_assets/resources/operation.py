@@ -84,7 +84,7 @@ class AlertsResource(dg.ConfigurableResource[None]):
     def _access(self) -> AlertAccess:
         token, webhook = self.telegram_bot_token, self.webhook_url
         return AlertAccess(
-            telegram_token=SecretStr(token.strip()) if token else None,
+            telegram_token=SecretStr(token) if token else None,
             telegram_chat_id=self.telegram_chat_id,
             telegram_api_url=self.telegram_api_url,
             webhook_url=SecretStr(webhook) if webhook else None,

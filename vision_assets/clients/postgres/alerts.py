@@ -14,7 +14,7 @@ import structlog
 
 from vision_assets.clients.postgres import Connection, Database, statements
 from vision_assets.core.alert_delivery import ChannelName
-from vision_assets.core.alert_messages import AlertMessage, Told, Topic, plan
+from vision_assets.core.alert_messages import AlertMessage, Lately, Told, Topic, plan
 from vision_assets.core.alerts import (
     BY_HAND,
     AlertKey,
@@ -62,11 +62,17 @@ class PostgresAlerts:
             await _insert_events(connection, transitions, tenants)
             messages = await self._write_messages(connection, rules=rules, now=now)
             await sql.prune(connection, before=now - KEPT)
-        self._log(messages)
+        for message in messages:
+            log.warning(
+                f"alert.{message.topic.kind}",
+                title=message.title(),
+                message_id=str(message.id),
+                channels=",".join(self.channels) or "none",
+            )
         return TakenIn(transitions, len(messages))
 
-    async def close(self, is_meant: Callable[[AlertKey], bool], *, rules: AlertRules, now: datetime) -> int:
-        """Close what is open, by hand; people are told.
+    async def close(self, is_meant: Callable[[AlertKey], bool], *, now: datetime) -> int:
+        """Close what is open, by hand; `take_in` writes what people are told of it, over the channels that it knows.
 
         Returns:
             Number of alerts that were open.
@@ -78,30 +84,21 @@ class PostgresAlerts:
             tenants = await _tenants(connection, {state.key.partition for state, _ in closed})
             await _save_states(connection, [state for state, _ in closed])
             await _insert_events(connection, [transition for _, transition in closed if transition], tenants)
-            messages = await self._write_messages(connection, rules=rules, now=now)
-        self._log(messages)
         return len(closed)
-
-    def _log(self, messages: Sequence[AlertMessage]) -> None:
-        for message in messages:
-            log.warning(
-                f"alert.{message.topic.kind}",
-                title=message.title(),
-                message_id=str(message.id),
-                channels=",".join(self.channels) or "none",
-            )
 
     async def _write_messages(self, connection: Connection, *, rules: AlertRules, now: datetime) -> list[AlertMessage]:
         waiting = [row async for row in sql.waiting(connection)]
         if not waiting:
             return []
-        grouped_at = {
-            Topic(row["source"], row["subject"], row["check_name"], row["kind"]): row["created_at"]
-            async for row in sql.grouped_at(connection, after=now - rules.group_pause)
+        lately = {
+            Topic(row["source"], row["subject"], row["check_name"], row["kind"]): Lately(
+                row["grouped_at"], row["alone"]
+            )
+            async for row in sql.lately(connection, after=now - rules.group_pause)
         }
         told = [told_of(row) for row in waiting]
         written = []
-        for one in plan([each.transition for each in told], grouped_at=grouped_at, rules=rules, now=now):
+        for one in plan([each.transition for each in told], lately=lately, rules=rules, now=now):
             message = AlertMessage(uuid4(), one.topic, [told[place] for place in one.members])
             await sql.insert_message(
                 connection,

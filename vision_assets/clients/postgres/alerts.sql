@@ -49,10 +49,11 @@ ON CONFLICT DO NOTHING;
 -- What people are to be told and no message has yet, in its order.
 SELECT * FROM alert_events WHERE message_seq IS NULL ORDER BY seq;
 
--- name: grouped_at(after)
--- When the last message about many was made, by what it is about.
-SELECT source, subject, check_name, kind, max(created_at) AS created_at
-FROM alert_messages WHERE grouped AND created_at > :after
+-- name: lately(after)
+-- When the last message about many was made, and how many about one, by what they are about.
+SELECT source, subject, check_name, kind,
+       max(created_at) FILTER (WHERE grouped) AS grouped_at, count(*) FILTER (WHERE NOT grouped) AS alone
+FROM alert_messages WHERE created_at > :after
 GROUP BY source, subject, check_name, kind;
 
 -- name: insert_message(id, kind, source, subject, check_name, grouped, now, event_seqs, channels)!
@@ -85,7 +86,7 @@ SELECT pg_try_advisory_lock(hashtextextended('vision_assets: alerts over ' || :c
 
 -- name: first_delivery(channel)^
 -- The earliest message that is still to go out.
-SELECT d.state, d.parts_sent, d.attempts, d.next_at, m.*
+SELECT d.state, d.parts_sent, d.attempts, d.next_at, d.error, m.*
 FROM alert_deliveries d
 JOIN alert_messages m ON m.seq = d.message_seq
 WHERE d.channel = :channel AND d.state IN ('pending', 'sending')

@@ -49,6 +49,7 @@ class PostgresDeliveries:
             parts_sent=row["parts_sent"],
             attempts=row["attempts"],
             is_interrupted=row["state"] == "sending",
+            error=row["error"],
         )
 
     async def begin(self, delivery: Delivery, channel: ChannelName) -> None:

@@ -101,6 +101,11 @@ class PostgresLine:
             row = await sql.first_waiting(connection)
         return Waiting(row["id"], row["seconds"]) if row else None
 
+    async def well(self, partitions: Sequence[str]) -> frozenset[str]:
+        """Give those of the partitions whose tenants' last turn went well."""
+        async with self.database.connection() as connection:
+            return frozenset([row["partition_key"] async for row in sql.well(connection, partitions=partitions)])
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:

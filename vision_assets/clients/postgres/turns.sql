@@ -108,3 +108,8 @@ FROM tenants t
 WHERE t.id = w.tenant_id AND w.run_id IS NULL AND w.free_at > now()
   AND (:tenant_id::uuid IS NULL OR w.tenant_id = :tenant_id)
 RETURNING t.name AS tenant;
+
+-- name: well(partitions)
+-- Those of the tenants whose last turn that has ended went well.
+SELECT tenant_id::text AS partition_key FROM tenant_turns
+WHERE tenant_id::text = ANY(:partitions::text[]) AND error IS NULL;
