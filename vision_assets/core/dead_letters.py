@@ -12,12 +12,16 @@ from typing import Protocol
 
 import structlog
 
+from vision_assets.core import importing
 from vision_assets.core.tenants import TenantId
 
 log = structlog.get_logger(__name__)
 
 STAGES = ("media_objects", "phash_index", "vision_results")
 """Whose items can be made to do again. What an import gave up comes again with the next import."""
+
+ALL_STAGES = (*STAGES, importing.STAGE)
+"""Whoever gives items up."""
 
 PASSING: Mapping[str, frozenset[str]] = {
     "media_objects": frozenset({"empty", "truncated"}),  # a download may have been under way

@@ -39,15 +39,20 @@ async def prune_events(database: Database, *, before: datetime) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Materialized:
-    """When an asset was last materialized for one partition: aware UTC."""
+    """When an asset was last materialized.
+
+    Attributes:
+        partition: None: whichever was the last one.
+        at: Aware UTC.
+    """
 
     asset: str
-    partition: str
+    partition: str | None
     at: datetime
 
 
 async def last_materializations(database: Database, partitions: Sequence[str]) -> Sequence[Materialized]:
-    """Tell when each asset was last materialized, for each of these partitions where it ever was.
+    """Tell when each asset was last materialized: for any partition, and for each of these where it ever was.
 
     Args:
         database: Dagster's own; as long as Dagster has not made its tables, nothing was materialized.
@@ -58,11 +63,13 @@ async def last_materializations(database: Database, partitions: Sequence[str]) -
     async with database.connection() as connection:
         if not await sql.has_tables(connection):
             return []
-        return [
-            Materialized(
-                asset="/".join(json.loads(row["asset_key"])),
-                partition=row["partition"],
-                at=row["timestamp"].replace(tzinfo=UTC),
-            )
-            async for row in sql.last_materializations(connection, partitions=list(partitions))
-        ]
+        found = [row async for row in sql.newest_materializations(connection)]
+        found += [row async for row in sql.last_materializations(connection, partitions=list(partitions))]
+    return [
+        Materialized(
+            asset="/".join(json.loads(row["asset_key"])),
+            partition=row["partition"],
+            at=row["timestamp"].replace(tzinfo=UTC),
+        )
+        for row in found
+    ]

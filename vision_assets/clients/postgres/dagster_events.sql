@@ -22,3 +22,13 @@ CROSS JOIN LATERAL (
     WHERE asset_key = k.asset_key AND dagster_event_type = 'ASSET_MATERIALIZATION' AND partition = p.partition
     ORDER BY id DESC LIMIT 1
 ) e;
+
+-- name: newest_materializations()
+-- When each asset was last materialized, for whichever partition or none.
+SELECT k.asset_key, NULL AS partition, e.timestamp
+FROM asset_keys k
+CROSS JOIN LATERAL (
+    SELECT timestamp FROM event_logs
+    WHERE asset_key = k.asset_key AND dagster_event_type = 'ASSET_MATERIALIZATION'
+    ORDER BY id DESC LIMIT 1
+) e;
