@@ -99,7 +99,7 @@ class Account:
             tenant_id=self.tenant.id,
             ledger=PostgresBilling(self.world.database),
             store=store or self.world.bucket,
-            price=price,
+            prices={} if price is None else dict.fromkeys(("gigachat", "paid"), price),
             formats=FORMATS,
         ).run(now=now or datetime.now(UTC))
 
