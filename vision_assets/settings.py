@@ -174,7 +174,9 @@ class Settings(BaseSettings):
         24, gt=0, description="See ALERT_FLAPPING_CHANGES; people hear of it again when it has not changed for as long"
     )
 
-    event_retention_days: int = Field(30, ge=1, description="Of Dagster's log events; materializations stay")
+    event_retention_days: int = Field(
+        30, ge=1, description="Of Dagster's log; of each asset, check and partition the newest ten stay for ever"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity that is logged")
 
     @classmethod

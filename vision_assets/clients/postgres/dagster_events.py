@@ -14,27 +14,35 @@ sql = statements("dagster_events")
 
 BATCH_SIZE = 10_000
 
+KEPT_OF_EACH = 10
+"""Materializations of an asset and partition, and outcomes of a check, that stay, however old they are."""
+
 
 async def prune_events(database: Database, *, before: datetime) -> int:
-    """Delete old events in batches, each a transaction of its own.
+    """Delete old events in batches, each a transaction of its own, and old outcomes of checks.
 
     Args:
         database: Dagster's own.
         before: Aware; events from then on stay.
 
     Returns:
-        Number of events deleted.
+        Number of events and outcomes deleted.
+
+    Raises:
+        DatabaseUnavailable, DatabaseConflict: Transient.
     """
     # Dagster writes UTC without a zone.
     cut = before.astimezone(UTC).replace(tzinfo=None)
-    deleted = 0
-    while True:
+    deleted, last_id, has_old = 0, 0, True
+    while has_old:
         async with database.connection() as connection:
-            status: str = await sql.prune_events(connection, before=cut, row_limit=BATCH_SIZE)
-        batch = int(status.removeprefix("DELETE "))
-        deleted += batch
-        if batch < BATCH_SIZE:
-            return deleted
+            done = await sql.prune_events(
+                connection, after_id=last_id, before=cut, kept=KEPT_OF_EACH, row_limit=BATCH_SIZE
+            )
+        deleted, last_id, has_old = deleted + done["deleted"], done["last_id"], done["has_old"]
+    async with database.connection() as connection:
+        status: str = await sql.prune_checks(connection, before=cut, kept=KEPT_OF_EACH)
+    return deleted + int(status.removeprefix("DELETE "))
 
 
 @dataclass(frozen=True, slots=True)
