@@ -65,7 +65,7 @@ def test_the_newest_of_each_asset_check_and_partition_stay(bare_database: str, t
 
     def checked(partition: str) -> list[str]:
         found = instance.event_log_storage.get_asset_check_execution_history(
-            dg.AssetCheckKey(MEDIA, "c"), limit=100, partition_filter=PartitionKeyFilter(partition)
+            dg.AssetCheckKey(MEDIA, "c"), limit=100, partition_filter=PartitionKeyFilter(key=partition)
         )
         return [one.status.value for one in found]
 

@@ -158,11 +158,13 @@ def show_tenant_counters(
     own: set[TenantId],
 ) -> None:
     """Show counters of tenants with series of their own, and `rest` for the others. Refusals are there before any."""
-    known = {
-        str(tenant_id): {(one.name, one.labels): one.value for one in counts.get(tenant_id, ())} for tenant_id in own
+    none_refused: dict[tuple[str, Labels], int] = {
+        ("storage_quota_violations_total", (("reason", reason),)): 0 for reason in _REFUSALS
     }
-    none_refused = {("storage_quota_violations_total", (("reason", reason),)): 0 for reason in _REFUSALS}
-    for label, values in {**known, OTHER: rest}.items():
+    shown: dict[str, Mapping[tuple[str, Labels], int]] = {OTHER: rest}
+    for tenant_id in own:
+        shown[str(tenant_id)] = {(one.name, one.labels): one.value for one in counts.get(tenant_id, ())}
+    for label, values in shown.items():
         for (name, labels), value in {**none_refused, **values}.items():
             sheet.add(name, value, tenant_id=label, **dict(labels))
 
