@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import dagster as dg
 import psycopg2
@@ -50,14 +51,14 @@ def test_the_newest_of_each_asset_check_and_partition_stay(bare_database: str, t
 
     def materialize(key: dg.AssetKey, partition: str | None, times: int = 1) -> None:
         for number in range(times):
-            tags = {"number": str(number)}
+            tags = {"dagster/data_version": str(number)}
             instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition, tags=tags))
 
     def check(partition: str, *outcomes: bool) -> None:
         for passed in outcomes:
-            instance.report_runless_asset_event(
-                dg.AssetCheckEvaluation(asset_key=MEDIA, check_name="c", partition=partition, passed=passed)
-            )
+            outcome = dg.AssetCheckEvaluation(asset_key=MEDIA, check_name="c", partition=partition, passed=passed)
+            event_type = dg.DagsterEventType.ASSET_CHECK_EVALUATION.value
+            instance.report_dagster_event(dg.DagsterEvent(event_type, "job", event_specific_data=outcome), str(uuid4()))
 
     def materialized(key: dg.AssetKey, *partitions: str) -> int:
         wanted = dg.AssetRecordsFilter(key, asset_partitions=list(partitions) or None)
@@ -100,8 +101,8 @@ async def test_more_than_a_batch(bare_database: str) -> None:
     async with Database.open(bare_database, max_size=1) as database:
         await database.pool.execute(
             "INSERT INTO event_logs (run_id, event, timestamp, asset_key, dagster_event_type, partition)"
-            " SELECT 'run', '{}', CASE WHEN n > 5 THEN $1 ELSE $2 END::timestamp, a, 'ASSET_MATERIALIZATION', n::text"
-            " FROM generate_series(1, $3::int) n, (VALUES ('a'), (NULL)) AS of (a)",
+            " SELECT 'run', '{}', CASE WHEN n > 5 THEN $1::timestamp ELSE $2::timestamp END,"
+            " a, 'ASSET_MATERIALIZATION', n::text FROM generate_series(1, $3::int) n, (VALUES ('a'), (NULL)) AS of (a)",
             *((NOW - timedelta(days=100)).replace(tzinfo=None), NOW.replace(tzinfo=None), BATCH_SIZE),
         )
         assert await prune_events(database, before=NOW - timedelta(days=30)) == BATCH_SIZE - 5
