@@ -109,7 +109,8 @@ async def _close_gone(ledger: DeadLetterLedger, selection: Selection, *, before:
     closed = 0
     while some := await ledger.close_gone(selection, before=before, limit=BATCH_SIZE):
         closed += some
-    log.info("dead_letters.closed", items=closed)
+    if closed:
+        log.info("dead_letters.closed", items=closed)
     return closed
 
 

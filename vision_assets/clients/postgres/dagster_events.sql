@@ -66,11 +66,15 @@ CROSS JOIN LATERAL (
 ) e;
 
 -- name: newest_materializations()
--- When each asset was last materialized, for whichever partition or none.
+-- When each asset was last materialized, for whichever partition or none. The order is that of Dagster's index, as one by
+-- the id alone may be read through the whole log for an asset that is seldom or never made.
 SELECT k.asset_key, NULL AS partition, e.timestamp
 FROM asset_keys k
 CROSS JOIN LATERAL (
-    SELECT timestamp FROM event_logs
-    WHERE asset_key = k.asset_key AND dagster_event_type = 'ASSET_MATERIALIZATION'
-    ORDER BY id DESC LIMIT 1
-) e;
+    SELECT asset_key, dagster_event_type, timestamp FROM event_logs
+    WHERE asset_key IS NOT NULL
+      AND (asset_key, dagster_event_type, id) <= (k.asset_key, 'ASSET_MATERIALIZATION', 9223372036854775807)
+    ORDER BY asset_key DESC, dagster_event_type DESC, id DESC
+    LIMIT 1
+) e
+WHERE e.asset_key = k.asset_key AND e.dagster_event_type = 'ASSET_MATERIALIZATION';
