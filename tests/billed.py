@@ -72,10 +72,17 @@ class Account:
         assert row is not None
         return row["metered_bytes"], row["metered_at"], row["metered_byte_seconds"]
 
+    async def metered_since(self, moment: datetime) -> None:
+        """Let the meters of all types have begun at a moment."""
+        await self.world.database.pool.execute(
+            "UPDATE tenant_storage_usage SET metered_from = $2 WHERE tenant_id = $1", self.tenant.id, moment
+        )
+
     async def stood_since(self, since: datetime, *, byte_seconds: int = 0, content_type: str = "crawl") -> None:
         """Let what is stored have been so since a moment, with this much on that day before."""
         await self.world.database.pool.execute(
-            "UPDATE tenant_storage_usage SET metered_at = $3, metered_byte_seconds = $4"
+            "UPDATE tenant_storage_usage"
+            " SET metered_from = least(metered_from, $3), metered_at = $3, metered_byte_seconds = $4"
             " WHERE tenant_id = $1 AND content_type = $2",
             *(self.tenant.id, content_type, since, Decimal(byte_seconds)),
         )
@@ -92,7 +99,7 @@ class Account:
             tenant_id=self.tenant.id,
             ledger=PostgresBilling(self.world.database),
             store=store or self.world.bucket,
-            price=price,
+            prices={} if price is None else dict.fromkeys(("gigachat", "paid"), price),
             formats=FORMATS,
         ).run(now=now or datetime.now(UTC))
 

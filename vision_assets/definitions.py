@@ -64,11 +64,7 @@ def default_resources(settings: Settings) -> dict[str, Any]:
             global_month_tokens=settings.budget_global_month_tokens,
             global_calls={name: settings.calls_at_once(name) for name in get_args(ProviderName)},
             estimate_floor_tokens=settings.budget_estimate_floor_tokens,
-            price_per_million_tokens=(
-                None
-                if settings.vision_price_per_million_tokens is None
-                else str(settings.vision_price_per_million_tokens)
-            ),
+            prices_per_million_tokens={name: str(price.per_million) for name, price in settings.token_prices().items()},
             currency=settings.vision_currency,
         ),
         "media_source": MediaSourceResource(

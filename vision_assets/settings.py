@@ -130,7 +130,10 @@ class Settings(BaseSettings):
     )
 
     vision_price_per_million_tokens: Decimal | None = Field(
-        None, ge=0, description="Of the provider's tokens, in VISION_CURRENCY; unset: no cost is told"
+        None,
+        ge=0,
+        description="Of the tokens of the provider that these settings name, in VISION_CURRENCY; of any other, and "
+        "unset: no cost is told",
     )
     vision_currency: str = Field("RUB", pattern="^[A-Z]{3}$", description="In which the provider bills, ISO 4217")
 
@@ -169,7 +172,9 @@ class Settings(BaseSettings):
         24, gt=0, description="See ALERT_FLAPPING_CHANGES; people hear of it again when it has not changed for as long"
     )
 
-    event_retention_days: int = Field(30, ge=1, description="Of Dagster's log events; materializations stay")
+    event_retention_days: int = Field(
+        30, ge=1, description="Of Dagster's log; of each asset, check and partition the newest ten stay for ever"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity that is logged")
 
     @classmethod
@@ -225,10 +230,10 @@ class Settings(BaseSettings):
             },
         )
 
-    def token_price(self) -> TokenPrice | None:
-        """Tell what the provider's tokens cost, if that is set."""
+    def token_prices(self) -> dict[ProviderName, TokenPrice]:
+        """Tell what tokens cost, by provider: of that of the settings, if it is set, and of no other."""
         per_million = self.vision_price_per_million_tokens
-        return None if per_million is None else TokenPrice(per_million, self.vision_currency)
+        return {} if per_million is None else {self.provider: TokenPrice(per_million, self.vision_currency)}
 
     def environment(self) -> dict[str, str]:
         """Tell the settings as environment variables, secrets in clear, for child processes and Dagster's `EnvVar`."""

@@ -33,6 +33,7 @@ $$;
 ALTER TABLE tenant_storage_usage              -- the meter: what the ledger had, and for how long
     ADD COLUMN metered_bytes        bigint NOT NULL DEFAULT 0,   -- since metered_at
     ADD COLUMN metered_at           timestamptz NOT NULL DEFAULT now(),
+    ADD COLUMN metered_from         timestamptz NOT NULL DEFAULT now(),  -- nothing is billed from before
     ADD COLUMN metered_byte_seconds numeric NOT NULL DEFAULT 0;  -- of the UTC day of metered_at, until then
 UPDATE tenant_storage_usage SET metered_bytes = total_bytes;
 
@@ -93,7 +94,7 @@ DROP TRIGGER tenant_storage_usage_metered ON tenant_storage_usage;
 DROP FUNCTION meter_storage;
 DROP TABLE storage_corrections, storage_days;
 ALTER TABLE tenant_storage_usage
-    DROP COLUMN metered_bytes, DROP COLUMN metered_at, DROP COLUMN metered_byte_seconds;
+    DROP COLUMN metered_bytes, DROP COLUMN metered_at, DROP COLUMN metered_from, DROP COLUMN metered_byte_seconds;
 DROP FUNCTION byte_seconds_by_day, utc_midnight, utc_day;
 """
 
@@ -262,9 +263,15 @@ DEAD_LETTERS = """
 ALTER TABLE dead_letters
     ADD COLUMN retries     integer NOT NULL DEFAULT 0,  -- how often it was made to do again, since it last went through
     ADD COLUMN reopened_at timestamptz;                 -- it is to do again, and nobody has tried yet
+CREATE INDEX dead_letters_open ON dead_letters (tenant_id, stage) WHERE resolved_at IS NULL;
 UPDATE dead_letters d SET resolved_at = now()  -- of pictures that were lost, and are there again
 WHERE stage = 'phash_index' AND resolved_at IS NULL
   AND EXISTS (SELECT FROM phash_index h WHERE h.tenant_id = d.tenant_id AND h.sha256 = d.item);
+"""
+
+DEAD_LETTERS_BACK = """
+DROP INDEX dead_letters_open;
+ALTER TABLE dead_letters DROP COLUMN retries, DROP COLUMN reopened_at;
 """
 
 
@@ -278,7 +285,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("ALTER TABLE dead_letters DROP COLUMN retries, DROP COLUMN reopened_at")
+    op.execute(DEAD_LETTERS_BACK)
     op.execute("DROP VIEW billing_usage_latest")
     op.execute("DROP TABLE billing_exports, billing_usage")
     op.execute(EXPIRE.replace("{by_model}", ""))

@@ -35,7 +35,7 @@ CLOCK = {
     "storage_objects": {"bytes", "recorded_at"},
     "tenant_storage_usage": {
         *("id", "total_bytes", "total_gb", "last_updated", "created_at", "reconciled_at"),
-        *("metered_bytes", "metered_at", "metered_byte_seconds"),
+        *("metered_bytes", "metered_at", "metered_from", "metered_byte_seconds"),
     },
     "dead_letters": {"id", "attempts", "first_at", "last_at"},
 }

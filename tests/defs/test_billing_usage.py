@@ -93,7 +93,7 @@ def run(parts: Settings, database: str, bucket: str, instance: dg.DagsterInstanc
         defs = build_defs(
             resources={
                 "postgres": PostgresResource(database_url=database),
-                "token_budget": TokenBudgetResource(price_per_million_tokens="650"),
+                "token_budget": TokenBudgetResource(prices_per_million_tokens={"gigachat": "650"}),
                 "dead_letter_retry": DeadLetterResource(max_retries=retries),
                 "s3": FailingS3(
                     bucket=bucket,
@@ -183,11 +183,13 @@ def test_in_a_range_each_tenant_fails_alone(in_world: InWorld, instance: dg.Dags
     assert not result.success
     assert instance.get_materialized_partitions(BILLING_USAGE) == {str(made[0].id), str(made[2].id)}
     [failure] = result.get_step_failure_events()
-    told = failure.step_failure_data.user_failure_data
-    assert told is not None
-    assert told.metadata["failed_partitions"].value == [str(made[1].id)]
+    data = failure.step_failure_data.user_failure_data
+    assert data is not None
+    assert data.metadata["failed_partitions"].value == [str(made[1].id)]
     assert run(*made).success
     assert instance.get_materialized_partitions(BILLING_USAGE) == {str(tenant.id) for tenant in made}
+    told = metadata(instance, made[1])
+    assert (told["lines_billed"], told["gb_hours_of_last_day"], told["tokens_of_last_day"]) == (0, 0.0234375, 1500)
     billed = in_world(lambda world: world.database.pool.fetch("SELECT tenant_id, gb_hours FROM billing_usage_latest"))
     figures = [(row["tenant_id"], row["gb_hours"]) for row in billed if row["gb_hours"] is not None]
     assert sorted(figures) == sorted((tenant.id, Decimal("0.023437500")) for tenant in made)

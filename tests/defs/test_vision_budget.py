@@ -75,7 +75,7 @@ def materialize(tenant: Tenant, database: str, bucket: str, parts: Settings, *, 
             ),
             "vision_provider": Paid(concurrency=1),
             "token_budget": TokenBudgetResource(
-                tenant_day_tokens=day_tokens, tenant_calls=3, price_per_million_tokens="600"
+                tenant_day_tokens=day_tokens, tenant_calls=3, prices_per_million_tokens={"paid": "600"}
             ),
         }
     )

@@ -21,8 +21,10 @@ TODAY = datetime.now(UTC).date()
 
 @pytest.fixture
 async def account(world: World) -> Account:
-    """A tenant with an empty past."""
-    return Account(world, await world.tenant("Alpha"))
+    """A tenant with an empty past, that is metered for long."""
+    account = Account(world, await world.tenant("Alpha"))
+    await account.metered_since(days_ago(30))
+    return account
 
 
 def total(figures: Mapping[date, Fraction]) -> Fraction:
@@ -169,6 +171,16 @@ async def test_what_a_reconciliation_agreed_with_stays(account: Account) -> None
     assert (await account.bill()).billed == ()
     await account.bill(now=midnight(TODAY + timedelta(days=1)))
     assert await account.byte_seconds() == {TODAY: 30 * 86_400}
+
+
+async def test_nothing_is_billed_from_before_the_meter_began(account: Account) -> None:
+    """A bucket that is taken over has objects of years ago; they are billed from then on that the tenant is metered."""
+    await account.metered_since(days_ago(1))
+    await behind_the_back(account.world, f"crawl/{account.tenant.id}/old", 30)
+    account.world.bucket = OldBucket(account.world.bucket.store, days_ago(700))
+    await account.world.reconcile(account.tenant)
+    await account.bill()
+    assert await account.byte_seconds() == {TODAY - timedelta(days=1): 30 * 86_400}
 
 
 async def test_an_upload_that_never_came_back_is_billed_from_when_it_landed(account: Account) -> None:

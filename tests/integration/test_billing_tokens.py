@@ -39,10 +39,14 @@ async def budget(database: str) -> AsyncIterator[PostgresBudget]:
         yield opened
 
 
-async def held_yesterday(account: Account, budget: PostgresBudget, *, model: str = "M", tokens: int = 1_000) -> Hold:
+async def held_yesterday(
+    account: Account, budget: PostgresBudget, *, provider: str = "paid", model: str = "M", tokens: int = 1_000
+) -> Hold:
     """Hold a call an hour before midnight."""
     async with aclosing(BudgetGate(budget, NO_LIMITS, clock=lambda: days_ago(1 / 24))) as gate:
-        return await gate.reserve(account.tenant.id, provider="paid", model=model, prompt="p", estimated_tokens=tokens)
+        return await gate.reserve(
+            account.tenant.id, provider=provider, model=model, prompt="p", estimated_tokens=tokens
+        )
 
 
 async def settle(budget: PostgresBudget, hold: Hold, tokens: int) -> None:
@@ -142,3 +146,14 @@ async def test_without_a_price_no_cost_is_told(account: Account, budget: Postgre
     assert (row["tokens"], row["cost"], row["currency"]) == (10, None, None)
     [told] = events(files[f"{YESTERDAY:%Y-%m}/events.jsonl"])
     assert not {"cost", "currency"} & set(told["data"])
+
+
+async def test_a_price_is_of_one_provider(account: Account, budget: PostgresBudget) -> None:
+    """What another one takes for its tokens is not known, and is not told."""
+    await settle(budget, await held_yesterday(account, budget, model="A"), 10)
+    await settle(budget, await held_yesterday(account, budget, provider="another", model="B"), 20)
+    await account.bill()
+    assert [(model, tokens, cost) for _, model, _, tokens, *_, cost in await billed_calls(account)] == [
+        ("B", 20, None),
+        ("A", 10, 10 * 650),
+    ]

@@ -17,7 +17,7 @@ from vision_assets.clients.postgres.dead_letters import OpenItem, PostgresDeadLe
 from vision_assets.clients.postgres.turns import PostgresLine
 from vision_assets.clients.s3 import S3Bucket
 from vision_assets.core.analysis import MAX_CHARGED_ATTEMPTS
-from vision_assets.core.dead_letters import REST, Reopened, Selection, reopen, reopen_passing
+from vision_assets.core.dead_letters import REST, Reopened, Selection, close_gone, reopen, reopen_passing
 from vision_assets.core.errors import AnswerRefused, InputRejected, ProviderUnavailable
 from vision_assets.core.tenants import Tenant
 
@@ -161,6 +161,37 @@ async def test_a_picture_that_was_lost_and_stored_again_has_no_letter(world: Wor
     assert [letter.reason for letter in await letters(world)] == ["missing"]
     assert (await world.store_media(tenant)).states == {"stored": 1}
     assert await letters(world) == []
+
+
+async def test_letters_of_what_is_gone_are_closed(world: World, broken: Broken, tmp_path: Path) -> None:
+    """Of a deleted post, and of a picture that was lost or cleaned up; after a rest, and none of what is there."""
+    folder = tmp_path / "stored"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(encoded(photo()))
+    tenant = await world.tenant("Beta")
+    await world.load(tenant, folder)
+    await world.store_media(tenant)
+    [key] = await world.keys("media/")
+    await world.bucket.put(key, b"<html>gone</html>", mime="image/jpeg")
+    await world.database.pool.execute("DELETE FROM phash_index")
+    await world.media_pass(tenant).hash_stored_media()
+    ledger = PostgresDeadLetters(world.database)
+    later = datetime.now(UTC) + REST + JUST_AFTER
+    assert len(await letters(world)) == 3
+    assert await close_gone(ledger, now=later) == 0
+    await world.database.pool.execute("DELETE FROM media_objects WHERE tenant_id = $1", tenant.id)
+    await world.database.pool.execute("DELETE FROM posts WHERE tenant_id = $1", broken.tenant.id)
+    assert await close_gone(ledger, now=datetime.now(UTC)) == 0
+    assert await close_gone(ledger, now=later) == 3
+    assert await letters(world) == []
+    assert await close_gone(ledger, now=later) == 0
+
+
+async def test_a_retry_closes_letters_of_what_is_gone(world: World, broken: Broken) -> None:
+    """At once, and only those that it is told of: nothing is to do again for ever."""
+    await world.database.pool.execute("DELETE FROM posts WHERE tenant_id = $1", broken.tenant.id)
+    assert await by_command(world, Selection(reason="truncated")) == 0
+    assert [letter.reason for letter in await letters(world)] == ["not_a_picture"]
 
 
 def refusing(error: Callable[[], Exception]) -> Callable[[], object]:

@@ -22,10 +22,12 @@ from tests.world import ROOMY, World
 from vision_assets.clients.postgres.budget import PostgresBudget
 from vision_assets.clients.postgres.limits import clear_storage_limits, set_budget_limits, set_storage_limits
 from vision_assets.core.budget import EVERYONE, HOLD_LIFE, Allowance, BudgetLimits, Outcome
+from vision_assets.core.errors import DatabaseUnavailable
 from vision_assets.core.policy import VisionPolicy
 from vision_assets.core.tenants import Tenant
 from vision_assets.service.app import create_app
-from vision_assets.service.exporter import Exporter
+from vision_assets.service.exporter import Exporter, Source
+from vision_assets.service.sheet import Sheet
 
 GB = 2**30
 
@@ -242,12 +244,14 @@ async def test_what_waits_in_each_queue(bench: Bench, exporter: Exporter, posted
 
 
 async def test_what_could_not_be_done(world: World, exporter: Exporter, tmp_path: Path) -> None:
-    """Open dead letters by stage; a file that is mended closes its own."""
+    """Open dead letters by stage, zeros before there are any, so that the first ones are seen to rise."""
+    none = {"media_objects": 0, "phash_index": 0, "vision_results": 0, "import": 0}
+    assert (await scrape(exporter)).by("stage", "dead_letters_open") == none
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
     tenant = await tenant_with_media(world, "one", tmp_path)
-    assert (await scrape(exporter)).by("stage", "dead_letters_open") == {"media_objects": 1}
+    assert (await scrape(exporter)).by("stage", "dead_letters_open") == {**none, "media_objects": 1}
     await world.database.pool.execute("UPDATE dead_letters SET resolved_at = now() WHERE tenant_id = $1", tenant.id)
-    assert (await scrape(exporter)).by("stage", "dead_letters_open") == {}
+    assert (await scrape(exporter)).by("stage", "dead_letters_open") == none
 
 
 async def test_drift_of_a_reconciliation(world: World, exporter: Exporter, folder: Path) -> None:
@@ -289,6 +293,8 @@ async def test_more_tenants_than_series(world: World, database: str, folder: Pat
         scraped = await scrape(exporter)
         usage = scraped.by("tenant_id", "tenant_storage_usage_gb", content_type="media")
         assert set(usage) == {one, "other"}
+        no_refusals = dict.fromkeys(("bucket_full", "tenant_limit", "type_limit"), 0)
+        assert scraped.by("reason", "storage_quota_violations_total", tenant_id="other") == no_refusals
         assert usage["other"] == pytest.approx(2 * usage[one])
         assert set(scraped.by("tenant_id", "tenant_queue_items", queue="vision")) == {one, "other"}
         world.limits = replace(ROOMY, tenant_bytes=1)
@@ -316,10 +322,33 @@ async def test_a_tenant_that_is_not_active(world: World, exporter: Exporter, fol
     tenant = await tenant_with_media(world, "one", folder)
     await world.database.pool.execute("UPDATE tenants SET active = false WHERE id = $1", tenant.id)
     scraped = await scrape(exporter)
-    assert not any("tenant_id" in dict(labels) for _, labels in scraped.samples)
+    assert {dict(labels).get("tenant_id", "other") for _, labels in scraped.samples} == {"other"}
     assert (scraped.value("storage_bucket_usage_gb", content_type="media") or 0) > 0
     assert scraped.value("storage_puts_total", content_type="media") == 3
     assert scraped.value("tenants_active") == 0
+
+
+async def test_what_a_tenant_counted_before_it_is_active_again_is_not_new(
+    world: World, database: str, folder: Path
+) -> None:
+    """Neither what it had when the exporter began, nor what it had when it was made inactive."""
+    world.limits = replace(ROOMY, tenant_bytes=1)
+    tenant, other = await tenant_with_media(world, "one", folder), await tenant_with_media(world, "two", folder)
+    refused = {"tenant_id": "other", "reason": "tenant_limit"}
+
+    async def activate(tenant: Tenant, active: bool) -> None:
+        await world.database.pool.execute("UPDATE tenants SET active = $2 WHERE id = $1", tenant.id, active)
+
+    await activate(other, False)
+    async with open_exporter(database, tenants_shown=0) as exporter:
+        assert (await scrape(exporter)).value("storage_quota_violations_total", **refused) == 0
+        await activate(tenant, False)
+        await activate(other, True)
+        assert (await scrape(exporter)).value("storage_quota_violations_total", **refused) == 0
+        await activate(tenant, True)
+        assert (await scrape(exporter)).value("storage_quota_violations_total", **refused) == 0
+        await world.store_media(tenant)
+        assert (await scrape(exporter)).value("storage_quota_violations_total", **refused) == 3
 
 
 async def test_last_successes_are_dagsters(world: World, database: str, bare_database: str, tmp_path: Path) -> None:
@@ -345,7 +374,16 @@ async def test_last_successes_are_dagsters(world: World, database: str, bare_dat
     assert later is not None
     assert later > earlier
     assert abs(later - datetime.now(UTC).timestamp()) < 600
-    assert set(second.by("tenant_id", name, asset="media_objects")) == {str(one.id), str(two.id)}
+    by_tenant = second.by("tenant_id", name, asset="media_objects")
+    assert set(by_tenant) == {str(one.id), str(two.id)}
+    async with open_exporter(database, dagster_url=bare_database, tenants_shown=0) as exporter:
+        of_all = await scrape(exporter)
+    assert name not in of_all.names
+    newest = of_all.by("asset", "asset_newest_success_timestamp_seconds")
+    assert newest == {
+        "media_objects": by_tenant[str(two.id)],
+        "vision_results": first.value(name, asset="vision_results", tenant_id=str(one.id)),
+    }
 
 
 async def test_everything_counted_is_shown(bench: Bench, exporter: Exporter, folder: Path) -> None:
@@ -377,6 +415,31 @@ async def test_readings_that_take_long_are_kept(world: World, database: str, fol
     }
     assert second.value(at, source="queues") == first.value(at, source="queues")
     assert (second.value(at, source="books") or 0) > (first.value(at, source="books") or 0)
+
+
+async def test_what_could_not_be_read_is_not_asked_for_by_every_scrape() -> None:
+    """It is told each time and shows nothing; after a while it is asked for again."""
+    asked = 0
+
+    async def ask() -> int:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise DatabaseUnavailable("away")
+        return asked
+
+    async def read(source: Source[int]) -> tuple[int | None, float | None]:
+        sheet = Sheet()
+        found = await source.read(sheet, ask)
+        return found, Scraped.parse(sheet.text().decode()).value("vision_assets_read_success", source="queues")
+
+    source = Source[int]("queues", allowed_seconds=60, kept_seconds=1000)
+    assert [await read(source) for _ in range(2)] == [(None, 0), (None, 0)]
+    assert asked == 1
+    source.kept_seconds = 0
+    assert await read(source) == (2, 1)
+    source.kept_seconds = 1000
+    assert await read(source) == (2, 1)
 
 
 def test_an_absent_database_is_told_and_never_zeros(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from vision_assets.core.storage import ContentType
 from vision_assets.core.tenants import TenantId
 from vision_assets.service import metrics
 from vision_assets.service.sheet import Sheet
-from vision_assets.service.tenants import Rest, bounded, fullest
+from vision_assets.service.tenants import STAYS_WITHIN, Resource, Rest, bounded, fullest
 
 ONE, TWO, THREE = (TenantId(UUID(int=number)) for number in (1, 2, 3))
 STORAGE = StorageLimits(bucket_bytes=10_000, tenant_bytes=1000, type_bytes={"crawl": 1, "media": 1, "vision": 1})
@@ -56,6 +56,20 @@ def test_the_fullest_of_any_limit_have_series_of_their_own() -> None:
     assert fullest(shares, 1) == {TWO}
     assert fullest(shares, 2) == {TWO, ONE}
     assert fullest(shares, 0) == set()
+
+
+def test_who_has_series_keeps_them_among_those_that_are_alike() -> None:
+    """Another must be fuller by a margin, unless it is near a limit, or one of those chosen is gone."""
+
+    def shares(one: float, two: float) -> dict[TenantId, dict[Resource, float]]:
+        return {ONE: {"storage": one}, TWO: {"storage": two}}
+
+    assert fullest(shares(0.2, 0.3), 1) == {TWO}
+    assert fullest(shares(0.2, 0.3 - STAYS_WITHIN / 2), 1, before={ONE}) == {ONE}
+    assert fullest(shares(0.2, 0.2 + 2 * STAYS_WITHIN), 1, before={ONE}) == {TWO}
+    assert fullest(shares(0.84, 0.85), 1, before={ONE}) == {TWO}
+    assert fullest(shares(0.84, 0.85), 1, before={THREE}) == {TWO}
+    assert fullest(shares(0.84, 0.2), 1, before={TWO, THREE}) == {ONE}
 
 
 def test_the_others_are_sums_without_limits() -> None:

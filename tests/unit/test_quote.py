@@ -64,7 +64,7 @@ def test_a_free_provider_costs_nothing() -> None:
     found = quote(Work(media=4, analyses=4, analyses_at_most=4), call=CallTokens(), pace=Pace(10, 20.0), concurrency=2)
     assert (found.calls, found.calls_at_most, found.tokens, found.tokens_at_most, found.days) == (0, 0, 0, 0, 0)
     assert (found.seconds, found.measured_calls) == (4.0, 10)
-    assert (found.cost_microunits, found.currency) == (None, None)
+    assert (found.cost_microunits, found.currency) == (0, None)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +127,13 @@ def test_several_tenants() -> None:
     assert [one.days for one in quotes] == [2, 2]
     assert (found.calls_today, found.days) == (3, 3)
     assert total(quotes, []).days == 2
+    free = quote(Work(media=4, analyses=4), call=CallTokens(), pace=Pace(), concurrency=2)
+    assert (total([free, *quotes], []).cost_microunits, total([free, *quotes], []).currency) == (
+        found.cost_microunits,
+        "RUB",
+    )
+    unpriced = quote(Work(media=1, analyses=1), call=CALL, pace=Pace(), concurrency=2)
+    assert total([*quotes, unpriced], []).cost_microunits is None
     assert found.seconds == pytest.approx(8 * ASSUMED_SECONDS / 5)
 
 

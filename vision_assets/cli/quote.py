@@ -129,7 +129,7 @@ async def _quote_one(
             gate=gate,
             has_local=name != "local",
             concurrency=settings.vision_concurrency,
-            price=settings.token_price(),
+            price=settings.token_prices().get(name),
         )
         task = bar.add_task(escape(tenant.name), total=await quoting.count())
         quoting.on_progress = lambda done: bar.advance(task, done)

@@ -174,11 +174,13 @@ class BillingReport:
         billed: The new revisions, by line.
         files: Keys in S3 that were written.
         through: The last day that is over; what was used until its end is billed.
+        last_day: The revisions of that day that count, whichever pass billed them.
     """
 
     billed: tuple[Billed, ...]
     files: tuple[str, ...]
     through: date
+    last_day: tuple[Billed, ...]
 
     @property
     def restated(self) -> tuple[Billed, ...]:
@@ -191,14 +193,14 @@ class BillingPass:
     """Bills the days of one tenant that are over, and writes the files of the months that changed.
 
     Attributes:
-        price: Of tokens, for lines that were not billed before; None: not known.
+        prices: Of tokens, by provider, for lines that were not billed before; of one that is not named it is not known.
         formats: Of the files of each month.
     """
 
     tenant_id: TenantId
     ledger: BillingLedger
     store: FileStore
-    price: TokenPrice | None
+    prices: Mapping[str, TokenPrice]
     formats: Sequence[BillingFormat]
 
     async def run(self, *, now: datetime) -> BillingReport:
@@ -214,14 +216,17 @@ class BillingPass:
         today = now.astimezone(UTC).date()
         async with self.ledger.alone(self.tenant_id):
             unbilled = await self.ledger.unbilled(self.tenant_id, before=today)
-            billed = tuple(next_revision(one, price=self.price, now=now) for one in unbilled)
+            billed = tuple(next_revision(one, price=self.prices.get(one.line.provider), now=now) for one in unbilled)
             await self.ledger.add(self.tenant_id, billed)
             for one in billed:
                 if one.revision > 1:
                     log.warning("billing.restated", day=str(one.line.day), meter=one.line.meter, revision=one.revision)
             files = await self._export()
+            yesterday = today - timedelta(days=1)
+            month = await self.ledger.billed(self.tenant_id, yesterday.replace(day=1))
         log.info("billing.billed", lines=len(billed), files=len(files))
-        return BillingReport(billed, tuple(files), today - timedelta(days=1))
+        last_day = {one.line: one for one in month if one.line.day == yesterday}
+        return BillingReport(billed, tuple(files), yesterday, tuple(last_day.values()))
 
     async def _export(self) -> list[str]:
         written = []
@@ -239,12 +244,12 @@ def next_revision(unbilled: Unbilled, *, price: TokenPrice | None, now: datetime
     """Make the revision that follows; a line keeps the price at which it was first billed.
 
     Args:
-        price: For a line that was not billed before.
+        price: Of the line's tokens, if it was not billed before; None: there are none, or it is not known.
         now: Aware UTC.
     """
     latest = unbilled.latest
     if latest is None:
-        return Billed(unbilled.line, unbilled.use, 1, price if isinstance(unbilled.use, TokenUse) else None, now)
+        return Billed(unbilled.line, unbilled.use, 1, price, now)
     return replace(latest, use=unbilled.use, revision=latest.revision + 1, billed_at=now)
 
 

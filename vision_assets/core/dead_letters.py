@@ -1,6 +1,7 @@
 """Dead letters: items that were given up, and which of them are tried again.
 
-To re-open one is to make its item to do again; whoever does the work next closes the letter, or writes it anew.
+To re-open one is to make its item to do again; whoever does the work next closes the letter, or writes it anew. Of an
+item that is not there any more the letter is closed here, whoever deleted it.
 What is not here: who gives items up (the passes), and the tables that say what is to do
 (`clients/postgres/dead_letters.py`).
 """
@@ -12,12 +13,16 @@ from typing import Protocol
 
 import structlog
 
+from vision_assets.core import importing
 from vision_assets.core.tenants import TenantId
 
 log = structlog.get_logger(__name__)
 
 STAGES = ("media_objects", "phash_index", "vision_results")
 """Whose items can be made to do again. What an import gave up comes again with the next import."""
+
+ALL_STAGES = (*STAGES, importing.STAGE)
+"""Whoever gives items up."""
 
 PASSING: Mapping[str, frozenset[str]] = {
     "media_objects": frozenset({"empty", "truncated"}),  # a download may have been under way
@@ -58,6 +63,17 @@ class Reopened:
 class DeadLetterLedger(Protocol):
     """The letters. Every method raises `DatabaseUnavailable` or `DatabaseConflict`; both are transient."""
 
+    async def close_gone(self, selection: Selection, *, before: datetime | None, limit: int) -> int:
+        """Close letters of items that are not there any more: there is nothing left to do.
+
+        Args:
+            before: Aware UTC; what failed later stays open. None: nothing does.
+
+        Returns:
+            How many; none when there is none left.
+        """
+        ...
+
     async def reopen(self, selection: Selection, *, limit: int) -> Sequence[Reopened]:
         """Re-open letters of active tenants, whatever their reason; an open one once, until it fails again."""
         ...
@@ -75,8 +91,32 @@ class DeadLetterLedger(Protocol):
         ...
 
 
+async def close_gone(ledger: DeadLetterLedger, *, now: datetime) -> int:
+    """Close all letters of items that are not there any more.
+
+    After a rest, as a letter also tells that an object was lost, and people are to see that.
+
+    Args:
+        now: Aware UTC.
+
+    Returns:
+        How many.
+    """
+    return await _close_gone(ledger, Selection(), before=now - REST)
+
+
+async def _close_gone(ledger: DeadLetterLedger, selection: Selection, *, before: datetime | None) -> int:
+    closed = 0
+    while some := await ledger.close_gone(selection, before=before, limit=BATCH_SIZE):
+        closed += some
+    if closed:
+        log.info("dead_letters.closed", items=closed)
+    return closed
+
+
 async def reopen(ledger: DeadLetterLedger, selection: Selection) -> list[Reopened]:
-    """Re-open all letters that are selected."""
+    """Re-open all letters that are selected, and close those of them whose items are not there any more."""
+    await _close_gone(ledger, selection, before=None)
     found: list[Reopened] = []
     while some := await ledger.reopen(selection, limit=BATCH_SIZE):
         found += some

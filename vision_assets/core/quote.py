@@ -89,7 +89,7 @@ class Quote:
         calls_at_most: Should no answer that is still to come be reused.
         tokens: Expected.
         tokens_at_most: At which `calls_at_most` are held.
-        cost_microunits: Of `tokens`, in millionths of the billing currency; None: no price is set.
+        cost_microunits: Of `tokens`, in millionths of the billing currency; None: no price is set, and there are some.
         calls_today: That the budget lets through of them today, one after the other.
         days: UTC days until the budget has let all of them through, today included; None: more than ten years.
         seconds: At the allowed concurrency, as if the budget were never exhausted.
@@ -163,8 +163,8 @@ def quote(
         calls_at_most=calls_at_most,
         tokens=tokens,
         tokens_at_most=tokens_at_most,
-        cost_microunits=price.microunits(tokens) if price else None,
-        cost_at_most_microunits=price.microunits(tokens_at_most) if price else None,
+        cost_microunits=_cost(tokens, price),
+        cost_at_most_microunits=_cost(tokens_at_most, price),
         currency=price.currency if price else None,
         calls_today=calls if fitting is None else min(calls, fitting),
         days=days_of_budget(calls, windows, call),
@@ -195,7 +195,7 @@ def total(quotes: Sequence[Quote], everyone: Sequence[Window]) -> Quote:
         tokens_at_most=sum(one.tokens_at_most for one in quotes),
         cost_microunits=_sum_if_known([one.cost_microunits for one in quotes]),
         cost_at_most_microunits=_sum_if_known([one.cost_at_most_microunits for one in quotes]),
-        currency=quotes[0].currency,
+        currency=next((one.currency for one in quotes if one.currency), None),
         calls_today=calls_today if fitting is None else min(calls_today, fitting),
         days=None if None in days else max(day for day in days if day is not None),
         seconds=sum(one.seconds for one in quotes),
@@ -270,6 +270,12 @@ def _added(works: Sequence[Work]) -> Work:
         analyses=sum(work.analyses for work in works),
         analyses_at_most=sum(work.analyses_at_most for work in works),
     )
+
+
+def _cost(tokens: int, price: TokenPrice | None) -> int | None:
+    if price is None:
+        return None if tokens else 0
+    return price.microunits(tokens)
 
 
 def _sum_if_known(figures: Sequence[int | None]) -> int | None:

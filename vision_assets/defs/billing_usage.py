@@ -65,11 +65,11 @@ class BillingStage:
     @asynccontextmanager
     async def open(self, ledgers: Ledgers) -> AsyncIterator[Work]:
         """See `steps.Stage`."""
-        store, price = self.s3.connect(), self.token_budget.price()
+        store, prices = self.s3.connect(), self.token_budget.prices()
 
         async def work(tenant: Tenant) -> Outcome:
             one_pass = BillingPass(
-                tenant_id=tenant.id, ledger=ledgers.billing, store=store, price=price, formats=FORMATS
+                tenant_id=tenant.id, ledger=ledgers.billing, store=store, prices=prices, formats=FORMATS
             )
             report = await one_pass.run(now=datetime.now(UTC))
             made = Made(BILLING_USAGE, _metadata(tenant, report, bucket=self.s3.bucket))
@@ -79,9 +79,8 @@ class BillingStage:
 
 
 def _metadata(tenant: Tenant, report: BillingReport, *, bucket: str) -> Metadata:
-    last_day = [one.use for one in report.billed if one.line.day == report.through]
-    stored = [use.gb_hours for use in last_day if isinstance(use, StorageUse)]
-    asked = [use for use in last_day if isinstance(use, TokenUse)]
+    stored = [one.use.gb_hours for one in report.last_day if isinstance(one.use, StorageUse)]
+    asked = [one.use.tokens for one in report.last_day if isinstance(one.use, TokenUse)]
     return {
         "tenant": tenant.name,
         "billed_through": str(report.through),
@@ -90,9 +89,9 @@ def _metadata(tenant: Tenant, report: BillingReport, *, bucket: str) -> Metadata
         "billed": _lines(report.billed),
         "restated": _lines(report.restated),
         "files": dg.MetadataValue.md("\n".join(f"- `s3://{bucket}/{key}`" for key in report.files) or "none written"),
-        # Of the last day, to be drawn over time; a run that bills nothing new has no figures to draw.
+        # Of the last day, to be drawn over time, also when an earlier try of the run had billed it.
         **({"gb_hours_of_last_day": float(sum(stored, Decimal(0)))} if stored else {}),
-        **({"tokens_of_last_day": sum(use.tokens for use in asked)} if asked else {}),
+        **({"tokens_of_last_day": sum(asked)} if asked else {}),
     }
 
 

@@ -10,7 +10,7 @@ from vision_assets.resources import DagsterStorageResource
 
 @dg.op
 def prune_event_logs(context: dg.OpExecutionContext, dagster_storage: DagsterStorageResource) -> None:
-    """Delete log events older than the retention; materializations and checks stay."""
+    """Delete what is older than the retention, but for the newest of each asset, check and partition."""
     before = datetime.now(UTC) - timedelta(days=dagster_storage.event_retention_days)
     deleted = asyncio.run(dagster_storage.prune(before=before))
     context.add_output_metadata({"deleted_events": deleted, "before": dg.MetadataValue.timestamp(before)})

@@ -130,7 +130,7 @@ class VisionStage:
                         gate=gate,
                         local=local,
                         concurrency=self.vision_provider.concurrency,
-                        price=self.token_budget.price(),
+                        price=self.token_budget.prices().get(provider.name),
                         limit=self.share,
                     )
                     seen = await self._look(tenant, one_pass, ledgers, gate)

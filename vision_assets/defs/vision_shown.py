@@ -78,8 +78,9 @@ def _quote_table(quote: Quote | None) -> dg.MetadataValue:
     figures = quote.document()
     skipped = {f"skipped: {reason}": count for reason, count in figures.pop("skipped").items()}
     figures |= skipped
-    if quote.cost_microunits is None:
-        figures |= dict.fromkeys(("cost_microunits", "cost_at_most_microunits", "currency"), "no price set")
+    if quote.currency is None:
+        costs = "cost_microunits", "cost_at_most_microunits", "currency"
+        figures |= {name: "no price set" for name in costs if not figures[name]}
     if quote.days is None:
         figures["days"] = "more than ten years"
     return table(["figure", "before the pass"], [[name.replace("_", " "), value] for name, value in figures.items()])

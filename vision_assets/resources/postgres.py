@@ -106,10 +106,10 @@ class DagsterStorageResource(dg.ConfigurableResource[None]):
     event_retention_days: int = 30
 
     async def prune(self, *, before: datetime) -> int:
-        """Delete old log events.
+        """Delete old log events and outcomes of checks.
 
         Returns:
-            Number of events deleted.
+            Number of events and outcomes deleted.
         """
         url = self.database_url.replace("postgresql+psycopg2://", "postgresql://", 1)
         async with Database.open(url, max_size=1) as database:

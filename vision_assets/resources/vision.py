@@ -59,13 +59,17 @@ class TokenBudgetResource(dg.ConfigurableResource[None]):
     global_month_tokens: int | None = None
     global_calls: dict[str, int] = Field(default={}, description="At once, by provider")
     estimate_floor_tokens: int = ESTIMATE_FLOOR_TOKENS
-    price_per_million_tokens: str | None = Field(default=None, description="Decimal; None: no cost is told")
-    currency: str = Field(default="RUB", description="In which the provider bills, ISO 4217")
+    prices_per_million_tokens: dict[str, str] = Field(
+        default={}, description="Decimals, by provider; of one that is not named no cost is told"
+    )
+    currency: str = Field(default="RUB", description="In which the providers bill, ISO 4217")
 
-    def price(self) -> TokenPrice | None:
-        """Tell what tokens cost, if that is known."""
-        per_million = self.price_per_million_tokens
-        return None if per_million is None else TokenPrice(Decimal(per_million), self.currency)
+    def prices(self) -> dict[str, TokenPrice]:
+        """Tell what tokens cost, by provider, where it is known."""
+        return {
+            provider: TokenPrice(Decimal(per_million), self.currency)
+            for provider, per_million in self.prices_per_million_tokens.items()
+        }
 
     def gate(self, ledgers: Ledgers, *, provider: str | None = None) -> BudgetGate:
         """Put the budget before a step's calls; whoever lets calls through it closes it.

@@ -150,6 +150,11 @@ OPERATIONS = (
         "asset",
         "tenant_id",
     ),
+    _gauge(
+        "asset_newest_success_timestamp_seconds",
+        "When Dagster last recorded a materialization for any tenant",
+        "asset",
+    ),
     _counter("media_references_total", "References done, by what became of them", "state", "reason"),
     _counter("posts_enriched_total", "Posts enriched", "status"),
     _counter("search_upserts_total", "Posts written into the search index"),

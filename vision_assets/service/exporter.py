@@ -40,13 +40,14 @@ class Source(Generic[Found]):
 
     Attributes:
         allowed_seconds: For one reading.
-        kept_seconds: How long a reading is shown again; a failed one never is.
+        kept_seconds: How long a reading is shown again; a failed one, which shows nothing, for as long, so that what
+            takes too long is not asked for by every scrape.
     """
 
     name: str
     allowed_seconds: float
     kept_seconds: float = 0
-    _kept: tuple[float, metrics.Reading, Found] | None = None
+    _kept: tuple[float, metrics.Reading, Found | None] | None = None
 
     async def read(self, sheet: Sheet, ask: Callable[[], Awaitable[Found]]) -> Found | None:
         """Read it, or give the last reading, and show how that went.
@@ -56,20 +57,21 @@ class Source(Generic[Found]):
         """
         began = time.monotonic()
         if self._kept is None or began - self._kept[0] >= self.kept_seconds:
-            self._kept = None
-            at = datetime.now(UTC)
-            try:
-                async with asyncio.timeout(self.allowed_seconds):
-                    found = await ask()
-            except (TransientError, TimeoutError) as error:
-                log.warning("metrics.not_read", source=self.name, error_type=type(error).__name__, error=str(error))
-                reading = metrics.Reading(self.name, at, time.monotonic() - began, success=False)
-                metrics.show_reading(sheet, reading)
-                return None
-            self._kept = began, metrics.Reading(self.name, at, time.monotonic() - began, success=True), found
+            self._kept = began, *await self._ask(ask)
         _, reading, found = self._kept
         metrics.show_reading(sheet, reading)
         return found
+
+    async def _ask(self, ask: Callable[[], Awaitable[Found]]) -> tuple[metrics.Reading, Found | None]:
+        began, at = time.monotonic(), datetime.now(UTC)
+        found, success = None, True
+        try:
+            async with asyncio.timeout(self.allowed_seconds):
+                found = await ask()
+        except (TransientError, TimeoutError) as error:
+            log.warning("metrics.not_read", source=self.name, error_type=type(error).__name__, error=str(error))
+            success = False
+        return metrics.Reading(self.name, at, time.monotonic() - began, success), found
 
 
 @dataclass(slots=True)
@@ -137,7 +139,7 @@ class Exporter:
     def _show_books(self, sheet: Sheet, books: Books) -> None:
         tenants = [bounded(one, self.storage, self.budget) for one in books.tenants]
         shares = {one.figures.id: one.shares for one in tenants}
-        self._own = fullest(shares, self.tenants_shown)
+        self._own = fullest(shares, self.tenants_shown, before=self._own)
         metrics.show_totals(sheet, books, self.storage, self.budget)
         metrics.show_tenants(sheet, tenants, self._own)
         metrics.show_near_limits(sheet, shares)

@@ -11,6 +11,7 @@ from datetime import datetime
 from vision_assets.clients.postgres.dagster_events import Materialized
 from vision_assets.clients.postgres.metrics import Books, Count, Labels, Queue, Queues, Waiting
 from vision_assets.core.budget import BudgetLimits
+from vision_assets.core.dead_letters import ALL_STAGES
 from vision_assets.core.durations import CALLS, QUOTA_CHECKS
 from vision_assets.core.levels import ERROR_FROM, WARN_FROM
 from vision_assets.core.quota import StorageLimits
@@ -157,18 +158,19 @@ def show_tenant_counters(
     own: set[TenantId],
 ) -> None:
     """Show counters of tenants with series of their own, and `rest` for the others. Refusals are there before any."""
+    none_refused: dict[tuple[str, Labels], int] = {
+        ("storage_quota_violations_total", (("reason", reason),)): 0 for reason in _REFUSALS
+    }
+    shown: dict[str, Mapping[tuple[str, Labels], int]] = {OTHER: rest}
     for tenant_id in own:
-        known = {(one.name, one.labels): one.value for one in counts.get(tenant_id, ())}
-        for reason in _REFUSALS:
-            known.setdefault(("storage_quota_violations_total", (("reason", reason),)), 0)
-        for (name, labels), value in known.items():
-            sheet.add(name, value, tenant_id=str(tenant_id), **dict(labels))
-    for (name, labels), value in rest.items():
-        sheet.add(name, value, tenant_id=OTHER, **dict(labels))
+        shown[str(tenant_id)] = {(one.name, one.labels): one.value for one in counts.get(tenant_id, ())}
+    for label, values in shown.items():
+        for (name, labels), value in {**none_refused, **values}.items():
+            sheet.add(name, value, tenant_id=label, **dict(labels))
 
 
 def show_queues(sheet: Sheet, queues: Queues, own: set[TenantId]) -> None:
-    """Show what is to do; a tenant with series of its own for which there is nothing has zeros."""
+    """Show what is to do; a tenant with series of its own and a stage for which there is nothing have zeros."""
     waiting: dict[tuple[str, Queue], list[Waiting]] = {
         (str(tenant_id), queue): [] for tenant_id in own for queue in _QUEUES
     }
@@ -180,15 +182,18 @@ def show_queues(sheet: Sheet, queues: Queues, own: set[TenantId]) -> None:
         if found:
             oldest = min(one.oldest_at for one in found).timestamp()
             sheet.add("tenant_queue_oldest_timestamp_seconds", oldest, tenant_id=label, queue=queue)
-    for stage, letters in queues.dead_letters.items():
+    for stage, letters in {**dict.fromkeys(ALL_STAGES, 0), **queues.dead_letters}.items():
         sheet.add("dead_letters_open", letters, stage=stage)
 
 
 def show_successes(sheet: Sheet, materialized: Sequence[Materialized]) -> None:
-    """Show when assets were last materialized."""
+    """Show when assets were last materialized: for each partition that is named, and for any."""
     for one in materialized:
         at = one.at.timestamp()
-        sheet.add("asset_last_success_timestamp_seconds", at, asset=one.asset, tenant_id=one.partition)
+        if one.partition is None:
+            sheet.add("asset_newest_success_timestamp_seconds", at, asset=one.asset)
+        else:
+            sheet.add("asset_last_success_timestamp_seconds", at, asset=one.asset, tenant_id=one.partition)
 
 
 def show_reading(sheet: Sheet, reading: Reading) -> None:

@@ -4,13 +4,13 @@ What is not here: reading the figures (`clients/postgres/metrics.py`).
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from vision_assets.clients.postgres.metrics import BudgetPeriod, Count, Labels, Spent, TenantFigures
 from vision_assets.core.budget import Allowance, BudgetLimits
-from vision_assets.core.levels import share
+from vision_assets.core.levels import WARN_FROM, share
 from vision_assets.core.quota import StorageLimits
 from vision_assets.core.storage import ContentType
 from vision_assets.core.tenants import TenantId
@@ -69,10 +69,27 @@ def limit_in_force(spent: Spent, allowance: Allowance | None) -> int | None:
     return allowance.tokens
 
 
-def fullest(shares: Mapping[TenantId, Mapping[Resource, float]], count: int) -> set[TenantId]:
-    """Choose the tenants that have most of any of their limits, so that whoever is near one has series of its own."""
-    ranked = sorted(shares, key=lambda tenant_id: (-max(shares[tenant_id].values()), tenant_id))
-    return set(ranked[:count])
+STAYS_WITHIN = 0.1
+"""Of a limit: by so much a tenant must be fuller than one that has series of its own to take its place."""
+
+
+def fullest(
+    shares: Mapping[TenantId, Mapping[Resource, float]], count: int, *, before: Collection[TenantId] = ()
+) -> set[TenantId]:
+    """Choose the tenants that have most of any of their limits, so that whoever is near one has series of its own.
+
+    Among many that are alike, most of those chosen before stay, or each scrape would begin other series: at midnight,
+    when the days' budgets begin anew, all of them.
+
+    Args:
+        before: Who was chosen the last time.
+    """
+
+    def rank(tenant_id: TenantId) -> tuple[bool, float, TenantId]:
+        taken = max(shares[tenant_id].values())
+        return taken < WARN_FROM, -taken - (STAYS_WITHIN if tenant_id in before else 0), tenant_id
+
+    return set(sorted(shares, key=rank)[:count])
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The meters in Postgres, and what was billed. What is not here: who moves the meters (migration 0011's triggers)."""
+"""The meters in Postgres, and what was billed. What is not here: who moves the meters (migration 0012's triggers)."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager

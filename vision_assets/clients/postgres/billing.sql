@@ -75,8 +75,8 @@ INSERT INTO billing_exports (tenant_id, month, seq) VALUES (:tenant_id, :month, 
 ON CONFLICT (tenant_id, month) DO UPDATE SET seq = excluded.seq, exported_at = now();
 
 -- name: totals(tenant_id, month)
--- What active tenants, or one, were billed for a month by the latest revisions, by line; with the days and how many of
--- them were restated.
+-- What the tenants that are there, or one, were billed for a month by the latest revisions, by line; with the days and
+-- how many of them were restated.
 SELECT t.name AS tenant, b.meter, b.content_type, b.provider, b.model, b.currency,
        sum(b.gb_hours) AS gb_hours, sum(b.tokens)::bigint AS tokens, sum(b.calls)::bigint AS calls,
        sum(b.unconfirmed_tokens)::bigint AS unconfirmed_tokens, sum(b.cost_microunits)::bigint AS cost_microunits,

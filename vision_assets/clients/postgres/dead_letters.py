@@ -4,7 +4,7 @@ What is not here: who writes and closes them (`ledger.py`), and which may pass b
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +20,12 @@ class PostgresDeadLetters:
     """Implements `core.dead_letters.DeadLetterLedger`."""
 
     database: Database
+
+    async def close_gone(self, selection: Selection, *, before: datetime | None, limit: int) -> int:
+        """See the Protocol."""
+        async with self.database.connection() as connection:
+            closed: int = await sql.close_gone(connection, **asdict(selection), before=before, row_limit=limit)
+            return closed
 
     async def reopen(self, selection: Selection, *, limit: int) -> Sequence[Reopened]:
         """See the Protocol."""
@@ -52,10 +58,7 @@ class PostgresDeadLetters:
         async with self.database.connection() as connection:
             rows = sql.reopen(
                 connection,
-                tenant_id=selection.tenant_id,
-                stage=selection.stage,
-                reason=selection.reason,
-                item=selection.item,
+                **asdict(selection),
                 stages=STAGES,
                 passing_stages=passing_stages,
                 passing_reasons=passing_reasons,

@@ -1,3 +1,30 @@
+-- name: close_gone(tenant_id, stage, reason, item, before, row_limit)$
+-- Closes open dead letters of references and pictures that are not there any more, and tells how many. Whoever deletes
+-- them, with their posts or as a clean-up, need not know of letters.
+WITH gone AS MATERIALIZED (
+    SELECT d.id FROM dead_letters d
+    WHERE d.resolved_at IS NULL
+      AND (:tenant_id::uuid IS NULL OR d.tenant_id = :tenant_id)
+      AND (:stage::text IS NULL OR d.stage = :stage)
+      AND (:reason::text IS NULL OR d.reason = :reason)
+      AND (:item::text IS NULL OR d.item = :item)
+      AND (:before::timestamptz IS NULL OR d.last_at < :before)
+      AND CASE
+          WHEN d.stage = 'media_objects' THEN NOT EXISTS (
+              SELECT FROM post_media m
+              WHERE m.tenant_id = d.tenant_id AND m.post_id = split_part(d.item, '/', 1)::uuid
+                AND m.position = split_part(d.item, '/', 2)::smallint)
+          WHEN d.stage IN ('phash_index', 'vision_results') THEN NOT EXISTS (
+              SELECT FROM media_objects o WHERE o.tenant_id = d.tenant_id AND o.sha256 = d.item)
+          ELSE false END
+    ORDER BY d.id
+    LIMIT :row_limit
+    FOR UPDATE OF d SKIP LOCKED
+), closed AS (
+    UPDATE dead_letters d SET resolved_at = now() FROM gone WHERE d.id = gone.id RETURNING d.id
+)
+SELECT count(*) FROM closed;
+
 -- name: reopen(tenant_id, stage, reason, item, stages, passing_stages, passing_reasons, max_retries, before, charged_attempts, row_limit)
 -- Makes items of open dead letters to do again, once each until they fail again, and counts that. Of a reference the
 -- state goes; of a picture that could not be hashed the letter alone kept it out; of a result the error goes, and the
@@ -52,15 +79,18 @@ ORDER BY tenant_id, stage, reason;
 
 -- name: open_letters(tenant_id, stage, reason)
 -- Open dead letters of all tenants or one, summed up by stage and reason, with the newest message of each.
-SELECT t.name AS tenant, d.stage, d.reason, count(*) AS items, count(d.reopened_at) AS reopened,
-       max(d.retries) AS retries, max(d.last_at) AS last_at,
-       (array_agg(d.message ORDER BY d.last_at DESC, d.id DESC))[1] AS message
-FROM dead_letters d
-JOIN tenants t ON t.id = d.tenant_id
-WHERE d.resolved_at IS NULL AND (:tenant_id::uuid IS NULL OR d.tenant_id = :tenant_id)
-  AND (:stage::text IS NULL OR d.stage = :stage) AND (:reason::text IS NULL OR d.reason = :reason)
-GROUP BY t.name, d.stage, d.reason
-ORDER BY t.name, d.stage, count(*) DESC, d.reason;
+SELECT * FROM (
+    SELECT DISTINCT ON (t.name, d.stage, d.reason)
+           t.name AS tenant, d.stage, d.reason, count(*) OVER alike AS items, count(d.reopened_at) OVER alike AS reopened,
+           max(d.retries) OVER alike AS retries, d.last_at, d.message
+    FROM dead_letters d
+    JOIN tenants t ON t.id = d.tenant_id
+    WHERE d.resolved_at IS NULL AND (:tenant_id::uuid IS NULL OR d.tenant_id = :tenant_id)
+      AND (:stage::text IS NULL OR d.stage = :stage) AND (:reason::text IS NULL OR d.reason = :reason)
+    WINDOW alike AS (PARTITION BY t.name, d.stage, d.reason)
+    ORDER BY t.name, d.stage, d.reason, d.last_at DESC, d.id DESC
+) newest
+ORDER BY tenant, stage, items DESC, reason;
 
 -- name: open_items(tenant_id, stage, reason, row_limit)
 -- Open dead letters of all tenants or one, the newest first.

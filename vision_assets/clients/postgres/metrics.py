@@ -74,7 +74,7 @@ class Books:
         total_bytes: Of all tenants, by content type; those that are not active are among them.
         settled_tokens: Of all calls that were ever settled.
         counters: Of all tenants together.
-        tenant_counters: Those asked for, of each active tenant.
+        tenant_counters: Those asked for, of each tenant; those that are not active are among them.
     """
 
     tenants: Sequence[TenantFigures]

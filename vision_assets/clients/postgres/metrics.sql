@@ -52,10 +52,9 @@ WHERE w.scope = :everyone AND w.period IN ('day', 'month');
 SELECT name, labels, sum(value)::bigint AS value FROM counters GROUP BY name, labels;
 
 -- name: counters_by_tenant(names)
--- Some counters of each active tenant.
-SELECT c.name, c.labels, c.tenant_id, c.value FROM counters c
-JOIN tenants t ON t.id = c.tenant_id AND t.active
-WHERE c.name = ANY(:names::text[]);
+-- Some counters of each tenant, those that are not active among them: when one is active again, what it counted before
+-- is not new.
+SELECT name, labels, tenant_id, value FROM counters WHERE name = ANY(:names::text[]);
 
 -- name: media_queue()
 -- References of active tenants that are to do, by the conditions of the pass, with the time of the oldest one's post.

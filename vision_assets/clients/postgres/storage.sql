@@ -117,13 +117,14 @@ SELECT op_id FROM booked UNION ALL SELECT op_id FROM gone;
 -- name: note_corrections(tenant_ids, s3_keys, op_ids, sizes, modified)!
 -- Before a `commit` of what somebody looked at: notes what the meter did not know, and since when. An object that is
 -- there was written when S3 says so; one that is gone may have gone right after it was last booked or used. What the last
--- reconciliation agreed with stays. Usage is locked, so the meter moves in this transaction's moment.
+-- reconciliation agreed with stays, and nothing reaches back before the meter began. Usage is locked, so the meter moves
+-- in this transaction's moment.
 INSERT INTO storage_corrections (tenant_id, content_type, bytes, effective_from, corrected_at)
 SELECT c.tenant_id, c.content_type, sum(c.bytes), c.effective_from, c.corrected_at
 FROM (
     SELECT o.tenant_id, o.content_type, coalesce(seen.size_bytes, 0) - coalesce(o.bytes, 0) AS bytes,
-           greatest(u.reconciled_at, seen.modified_at, CASE WHEN o.bytes IS NOT NULL THEN o.recorded_at END)
-               AS effective_from,
+           greatest(u.metered_from, u.reconciled_at, seen.modified_at,
+                    CASE WHEN o.bytes IS NOT NULL THEN o.recorded_at END) AS effective_from,
            greatest(u.metered_at, now()) AS corrected_at
     FROM unnest(:tenant_ids::uuid[], :s3_keys::text[], :op_ids::uuid[], :sizes::bigint[], :modified::timestamptz[])
          AS seen (tenant_id, s3_key, op_id, size_bytes, modified_at)
