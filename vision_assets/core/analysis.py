@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -80,7 +80,9 @@ class VisionPass:
         local: Reads texts at no cost where the policy asks for no more; None: those pictures wait for the budget.
         concurrency: Calls to the provider at once.
         price: Of the provider's tokens; None: no result says what it cost.
-        limit: Pictures at most; None: all that are to do.
+        limit: Pictures at most, new ones first. A pass with a limit leaves alone what the quota keeps out of S3, and
+            answers to earlier questions unless another was deferred, lest it never comes to what is new. None: all that
+            are to do.
         on_progress: Called with the number of pictures done since the last call.
     """
 
@@ -192,6 +194,13 @@ class VisionPass:
         return self._todo
 
     async def _media(self, todo: ToDo) -> AsyncIterator[Medium]:
+        for part in (todo,) if self.limit is None else (replace(todo, part="new"), replace(todo, part="due")):
+            async for medium in self._part(part):
+                yield medium
+            if self._taken == self.limit:
+                return
+
+    async def _part(self, todo: ToDo) -> AsyncIterator[Medium]:
         after = (-1, -1, "")
         while page := await self.ledger.unanalysed(
             self.tenant_id,

@@ -93,6 +93,7 @@ class PostgresVision:
                 row_limit=limit,
                 post_limit=MAX_POSTS,
                 text_characters=TEXT_CHARACTERS,
+                part=todo.part,
                 **_conditions(todo),
             )
             return [
