@@ -22,9 +22,10 @@ from vision_assets.settings import Settings
 
 ASSETS = {"media_objects", "phash_index", "vision_results", "post_enrichment", "qdrant_collection"}
 CHECKED = dg.DagsterEventType.ASSET_CHECK_EVALUATION
-POST = """
+POSTS = """
 INSERT INTO posts (id, tenant_id, channel_id, message_id, posted_at, text)
-SELECT gen_random_uuid(), tenant_id, id, 1000, now(), 'words' FROM channels WHERE tenant_id = $1
+SELECT gen_random_uuid(), tenant_id, id, 1000 + number, now(), 'words'
+FROM channels, generate_series(1, $2) number WHERE tenant_id = $1
 """
 TO_DO = "SELECT tenant_id FROM tenant_changes"
 RESULTS = "SELECT tenant_id, count(*) FROM vision_results GROUP BY 1"
@@ -130,7 +131,7 @@ def test_only_what_changed_is_told(stage: Stage) -> None:
     tenant, _ = stage.tenant("one", pictures=1), stage.tenant("two", pictures=1)
     with dg.DagsterInstance.ephemeral() as instance:
         stage.run(instance)
-        stage.execute(POST, tenant.id)
+        stage.execute(POSTS, tenant.id, 1)
         assert made(stage.run(instance)) == {("qdrant_collection", str(tenant.id)): 1}
     assert dict(stage.execute(INDEXED))[tenant.id] == 2
 
@@ -138,7 +139,7 @@ def test_only_what_changed_is_told(stage: Stage) -> None:
 def test_a_broken_tenant_fails_alone(stage: Stage) -> None:
     """Its pictures wait, their partition is red, and its words are found; the others go well, and so does it later."""
     broken, well = stage.tenant("broken", pictures=1), stage.tenant("well", pictures=1)
-    stage.execute(POST, broken.id)
+    stage.execute(POSTS, broken.id, 1)
     stage.execute('UPDATE tenants SET settings = \'{"vision": {"no_such_key": 1}}\' WHERE id = $1', broken.id)
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions(str(TENANTS.name), [str(broken.id), str(well.id)])
@@ -182,6 +183,20 @@ def test_a_large_tenant_takes_several_turns(stage: Stage) -> None:
         turns = [partition for event in materialized(result, "vision_results") if (partition := event.partition)]
     assert turns == [str(large.id), str(small.id), str(large.id), str(large.id)]
     assert dict(stage.execute(RESULTS)) == {large.id: 5, small.id: 1}
+    assert stage.execute(TO_DO) == []
+
+
+def test_a_large_import_of_texts_takes_several_turns(stage: Stage) -> None:
+    """With a share of two posts a turn, five take three; whoever comes meanwhile is before the rest."""
+    large, small = stage.tenant("large", pictures=1), stage.tenant("small", pictures=1)
+    with dg.DagsterInstance.ephemeral() as instance:
+        stage.run(instance)
+        stage.execute(POSTS, large.id, 5)
+        stage.execute(POSTS, small.id, 1)
+        result = stage.run(instance, posts_a_turn=2, tenants_at_once=1)
+        turns = [event.partition for event in materialized(result, "qdrant_collection")]
+    assert turns == [str(large.id), str(small.id), str(large.id), str(large.id)]
+    assert dict(stage.execute(INDEXED)) == {large.id: 6, small.id: 2}
     assert stage.execute(TO_DO) == []
 
 

@@ -249,6 +249,31 @@ async def test_another_encoder_gets_a_collection_of_its_own(library: Library) ->
     assert await library.found("кошка") == {post: "words"}
 
 
+async def test_a_share_is_indexed_at_a_time(library: Library) -> None:
+    """What is indexed is found at once; the collection is held against the posts when the last share is done."""
+    posts = [await library.post(f"Новость номер {number}") for number in range(5)]
+    reports = [await library.index_posts(limit=3, page_size=2)]
+    assert sorted(await library.found("новость")) == sorted(posts[:3])
+    reports += [await library.index_posts(limit=3, page_size=2) for _ in range(2)]
+    assert [(report.upserted, report.has_more, report.ready) for report in reports] == [
+        (3, True, False),
+        (2, False, True),
+        (0, False, True),
+    ]
+
+
+async def test_readers_see_a_new_encoders_collection_when_the_last_share_is_done(library: Library) -> None:
+    """Until then they have the old one, with all that is in it."""
+    posts = [await library.post(f"Новость номер {number}") for number in range(3)]
+    old = (await library.index_posts()).collection
+    assert (await library.index_posts(limit=2, encoder_version="v2-test")).has_more
+    assert sorted(await library.found("новость")) == sorted(posts)
+    assert await library.qdrant.collection_exists(old)
+    assert not (await library.index_posts(limit=2, encoder_version="v2-test")).has_more
+    assert not await library.qdrant.collection_exists(old)
+    assert sorted(await library.found("новость")) == sorted(posts)
+
+
 async def test_readiness(library: Library) -> None:
     """No collection and an empty one are not ready; a server that does not answer lets the query go on."""
     assert not await search.is_ready(library.tenant_id, index=library.index)

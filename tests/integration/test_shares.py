@@ -1,5 +1,6 @@
-"""Passes that take a share of a tenant's pictures, and tell whether there are more."""
+"""Passes that take a share of a tenant's pictures or posts, and tell whether there are more."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,12 @@ from tests.pictures import photo
 from tests.posted import Posted
 from tests.world import World
 from vision_assets.clients.postgres.limits import clear_storage_limits, set_storage_limits
+from vision_assets.clients.telegram_export import TelegramExport
 from vision_assets.core.budget import Allowance, BudgetLimits
+from vision_assets.settings import PROJECT_ROOT
 
 PICTURES = 5
+CITY = PROJECT_ROOT / "examples" / "city_walks"
 
 
 @pytest.fixture
@@ -54,6 +58,23 @@ async def test_a_share_is_of_new_pictures(world: World, folder: Path) -> None:
         return dict((await one_pass.store_media()).states)
 
     assert [await states(limit) for limit in (3, 3, None)] == [{"missing": 3}, {"stored": 2}, {"missing": 3}]
+
+
+async def test_the_enrichment_takes_its_share(world: World) -> None:
+    """Albums whose summary has no room are no more to do; a pass without a limit puts it as soon as there is some."""
+    tenant, roomy = await world.tenant("Album"), world.limits
+    await world.load(tenant, TelegramExport(CITY))
+    await world.store_media(tenant)
+    posts = await world.database.pool.fetchval("SELECT count(DISTINCT post_id) FROM post_media")
+    world.limits = replace(roomy, type_bytes={**roomy.type_bytes, "vision": 1})
+    reports = [await world.enrich(tenant, limit=2) for _ in range(posts // 2)]
+    assert [report.statuses.total() for report in reports] == [2] * len(reports)
+    assert all(report.has_more for report in reports)
+    last = await world.enrich(tenant, limit=2)
+    assert (last.statuses.total(), last.has_more) == (posts % 2, False)
+    world.limits = roomy
+    assert not (await world.enrich(tenant, limit=2)).statuses
+    assert (await world.enrich(tenant)).albums == 2
 
 
 async def bench_with(new_bench: NewBench, folder: Path) -> Bench:

@@ -55,7 +55,7 @@ def take_turns(
     new_posts_limits: NewPostsResource,
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]]:
     """Work on tenants until the run's time is over, or nobody waits."""
-    share = new_posts_limits.pictures_a_turn
+    share, posts = new_posts_limits.pictures_a_turn, new_posts_limits.posts_a_turn
     stages: Sequence[tuple[Sequence[dg.AssetKey], Stage]] = (
         (
             (MEDIA_OBJECTS, PHASH_INDEX),
@@ -76,10 +76,14 @@ def take_turns(
         (
             (POST_ENRICHMENT,),
             EnrichmentStage(
-                s3=s3, storage_quota=storage_quota, vision_policy=vision_policy, vision_provider=vision_provider
+                s3=s3,
+                storage_quota=storage_quota,
+                vision_policy=vision_policy,
+                vision_provider=vision_provider,
+                share=posts,
             ),
         ),
-        ((QDRANT_COLLECTION,), IndexStage(qdrant=qdrant, log=context.log)),
+        ((QDRANT_COLLECTION,), IndexStage(qdrant=qdrant, log=context.log, share=posts)),
     )
     opened = AsyncExitStack()
 

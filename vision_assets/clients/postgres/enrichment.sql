@@ -1,7 +1,8 @@
--- name: unenriched(tenant_id, provider, model, schema_version, aggregation_version, after_seq, row_limit)
+-- name: unenriched(tenant_id, provider, model, schema_version, aggregation_version, after_seq, row_limit, again, no_room)
 -- Posts of one tenant with pictures whose states or results are not those that the row was made of, by seq. The results
 -- themselves are read only of the posts that are chosen. That the clean-up removed a result from S3 is no change. Of a
--- picture without a result, what was decided about it tells why.
+-- picture without a result, what was decided about it tells why. An album whose summary had no room comes if it is asked
+-- for again.
 WITH changed AS MATERIALIZED (
     SELECT p.id, p.seq, p.grouped_id, input.params_hash
     FROM posts p
@@ -24,6 +25,7 @@ WITH changed AS MATERIALIZED (
     ) input
     LEFT JOIN post_enrichment e ON e.post_id = p.id AND e.kind = 'vision' AND e.tenant_id = p.tenant_id
     WHERE p.tenant_id = :tenant_id AND p.seq > :after_seq AND e.params_hash IS DISTINCT FROM input.params_hash
+      AND (:again::boolean OR e.params_hash IS DISTINCT FROM input.params_hash || :no_room::text)
     ORDER BY p.seq
     LIMIT :row_limit
 )
