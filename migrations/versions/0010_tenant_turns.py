@@ -23,10 +23,9 @@ CREATE TABLE tenant_turns (                   -- who works on a tenant, or how t
     run_id      text,                         -- that has the turn; null: nobody
     free_at     timestamptz NOT NULL,         -- nobody takes it before: a run has it, or it rests after a failure
     began_at    timestamptz NOT NULL,
-    attempts    integer NOT NULL CHECK (attempts >= 0),  -- turns in succession that did not end well, this one too
+    attempts    integer NOT NULL CHECK (attempts >= 0),  -- since a turn ended well or did something, this one too
     error       text                          -- of the last turn; null: it went well
 );
-CREATE INDEX tenant_turns_taken ON tenant_turns (run_id) WHERE run_id IS NOT NULL;
 
 -- EXCEPT, not a join: its plan is kept for all statements, and must do for one row and for a million.
 CREATE FUNCTION add_to_tenant_changes() RETURNS trigger LANGUAGE plpgsql AS $$

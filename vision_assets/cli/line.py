@@ -63,7 +63,7 @@ def _table(tenants: Sequence[Standing]) -> Table:
     table.add_column("failed", justify="right")
     table.add_column("the last turn")
     for one in tenants:
-        failed = (one.attempts or 0) - (one.run_id is not None)
+        failed = (one.attempts or 0) - (one.run_id is not None) if one.error else 0
         table.add_row(
             escape(one.tenant),
             f"{one.since:%Y-%m-%d %H:%M:%S}" if one.since else "",

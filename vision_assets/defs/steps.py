@@ -13,9 +13,9 @@ from typing import Protocol, TypeAlias
 
 import dagster as dg
 
-from vision_assets.core.errors import TenantUnknown
+from vision_assets.core.errors import EXAMPLES, TenantUnknown
 from vision_assets.core.tenants import Tenant
-from vision_assets.defs.failures import EXAMPLES, translated
+from vision_assets.defs.failures import translated
 from vision_assets.defs.outcomes import Event, Outcome
 from vision_assets.logs import bound_to_run
 from vision_assets.resources import Ledgers, PostgresResource
