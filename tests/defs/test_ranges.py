@@ -27,6 +27,7 @@ from vision_assets.defs.media import MEDIA_OBJECTS, PHASH_INDEX
 from vision_assets.defs.partitions import TENANTS
 from vision_assets.defs.qdrant_collection import QDRANT_COLLECTION
 from vision_assets.defs.schedules import RANGE_END, RANGE_START
+from vision_assets.defs.steps import GIVE_UP_AFTER
 from vision_assets.defs.vision_results import REUSE_AGREEMENT, VISION_RESULTS
 from vision_assets.devstack.gigachat import BUSINESS
 from vision_assets.resources import PostgresResource, QdrantResource, S3Resource, VisionProviderResource
@@ -111,7 +112,7 @@ Run = Callable[..., dg.ExecuteInProcessResult]
 def run(
     *, parts: Settings, database: str, bucket: str, qdrant: str, tenants: list[Tenant], instance: dg.DagsterInstance
 ) -> Iterator[Run]:
-    """Runs one asset, or assets made together, for all tenants; with other resources if they are given."""
+    """Runs one asset, or assets made together, for all tenants or the first ones; with other resources if given."""
     assert parts.aws_access_key_id
     assert parts.aws_secret_access_key
     keys = parts.aws_access_key_id.get_secret_value(), parts.aws_secret_access_key.get_secret_value()
@@ -123,11 +124,11 @@ def run(
         ),
     }
 
-    def do(*assets: dg.AssetKey, **others: Any) -> dg.ExecuteInProcessResult:
+    def do(*assets: dg.AssetKey, last: int = -1, **others: Any) -> dg.ExecuteInProcessResult:
         job = build_defs(resources=resources | others).resolve_job_def(TENANT_PIPELINE)
         return job.execute_in_process(
             instance=instance,
-            tags={RANGE_START: str(tenants[0].id), RANGE_END: str(tenants[-1].id)},
+            tags={RANGE_START: str(tenants[0].id), RANGE_END: str(tenants[last].id)},
             asset_selection=list(assets),
             raise_on_error=False,
         )
@@ -207,6 +208,36 @@ def test_what_passes_is_tried_once_more_in_the_same_run(
     partitions = [event.partition for event in result.asset_materializations_for_node("vision_results")]
     assert partitions == [str(tenant.id) for tenant in [*tenants[1:], tenants[0]]]
     assert not FAILING
+
+
+def test_a_range_of_one_tenant_names_its_partition(
+    tenants: list[Tenant], instance: dg.DagsterInstance, run: Run
+) -> None:
+    """As backfills have it: what is told is stored under the tenant, checks included."""
+    result = run(VISION_RESULTS, last=0)
+    assert result.success
+    assert instance.get_materialized_partitions(VISION_RESULTS) == {str(tenants[0].id)}
+    assert [one.partition for one in result.get_asset_check_evaluations()] == [str(tenants[0].id)]
+
+
+def test_tenants_that_are_done_in_parts_are_no_reason_to_give_up(
+    tenants: list[Tenant], run: Run, in_world: InWorld
+) -> None:
+    """One picture each of three in succession cannot be read once: all the others are tried, and so are they again."""
+    FAILING.extend(a_picture(in_world, tenant) for tenant in tenants[:GIVE_UP_AFTER])
+    assert run(VISION_RESULTS).success
+    assert not FAILING
+
+
+def test_when_nothing_of_one_after_the_other_can_be_done_the_rest_is_not_tried(
+    tenants: list[Tenant], run: Run, in_world: InWorld
+) -> None:
+    """Something is down for all of them."""
+    for tenant in tenants[:GIVE_UP_AFTER]:
+        FAILING.extend(in_world(lambda world, tenant=tenant: world.keys(f"media/{tenant.id}/")))
+    _, failures = told(run(VISION_RESULTS))
+    assert list(failures) == [str(tenant.id) for tenant in tenants]
+    assert {failures[str(tenant.id)] for tenant in tenants[GIVE_UP_AFTER:]} == {"not tried"}
 
 
 def test_assets_that_are_made_together_take_a_range(
