@@ -113,7 +113,7 @@ class EnrichmentLedger(Protocol):
         ...
 
     async def record(self, tenant_id: TenantId, rows: Sequence[Enrichment]) -> None:
-        """Write rows in one transaction."""
+        """Write rows in one transaction; those of posts that were deleted meanwhile are left out."""
         ...
 
 

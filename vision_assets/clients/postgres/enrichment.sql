@@ -47,11 +47,14 @@ GROUP BY c.id, c.seq, c.grouped_id, c.params_hash
 ORDER BY c.seq;
 
 -- name: record(tenant_id, post_ids, providers, params_hashes, data, statuses, errors)!
--- Writes enriched posts; the newest row of a post stands.
+-- Writes enriched posts; the newest row of a post stands. One that was deleted meanwhile is left out.
 INSERT INTO post_enrichment (post_id, kind, tenant_id, provider, params_hash, data, status, error)
-SELECT post_id, 'vision', :tenant_id, provider, params_hash, data, status, error
+SELECT p.id, 'vision', p.tenant_id, provider, params_hash, data, status, error
 FROM unnest(:post_ids::uuid[], :providers::text[], :params_hashes::text[], :data::jsonb[], :statuses::text[],
             :errors::text[]) AS enriched (post_id, provider, params_hash, data, status, error)
+JOIN posts p ON p.tenant_id = :tenant_id AND p.id = enriched.post_id
+ORDER BY p.id
+FOR KEY SHARE OF p
 ON CONFLICT (post_id, kind) DO UPDATE SET
     provider = excluded.provider, params_hash = excluded.params_hash, data = excluded.data, status = excluded.status,
     error = excluded.error, updated_at = now();
