@@ -227,6 +227,25 @@ async def test_lost_collection_heals(library: Library) -> None:
     assert await library.found("станция") == {}
 
 
+async def test_points_of_another_run_stay(library: Library) -> None:
+    """A point that is written and not recorded yet, while the collection is held against the posts, is not deleted."""
+    first = await library.post("Открыли новую станцию метро")
+    await library.post("Закрыли старый мост")
+    collection = (await library.index_posts()).collection
+    await library.database.pool.execute("DELETE FROM search_index WHERE post_id = $1", first)
+    await library.database.pool.execute("DELETE FROM posts WHERE text = 'Закрыли старый мост'")
+
+    class Slower(PostgresIndexLedger):
+        """Lets another run record first what this one has found to be changed."""
+
+        async def posts_to_index(self, *arguments: Any, **options: Any) -> list[search.IndexablePost]:
+            return []
+
+    report = await search.index_posts(library.tenant_id, ledger=Slower(library.database), index=library.index)
+    assert (report.healed, report.points) == (True, 1)
+    assert await library.index.post_ids(library.tenant_id, collection=collection) == {first}
+
+
 async def test_another_encoder_gets_a_collection_of_its_own(library: Library) -> None:
     """Readers stay on the old collection until the new one is complete; then the old one is dropped."""
     post = await library.post("Выставка кошек")

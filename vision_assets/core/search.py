@@ -112,6 +112,10 @@ class IndexLedger(Protocol):
         """Count the tenant's posts by what became of them, in one snapshot."""
         ...
 
+    async def deleted(self, tenant_id: TenantId, post_ids: Collection[UUID]) -> set[UUID]:
+        """Tell which of these are posts of the tenant no more."""
+        ...
+
     async def indexed_posts(self, tenant_id: TenantId, *, collection: str) -> set[UUID]:
         """List the posts recorded as indexed."""
         ...
@@ -356,10 +360,13 @@ class _Work:
         return [point for point in encoded if point is not None]
 
     async def reconcile(self) -> None:
-        """Forget records whose point is lost, and delete points that have no record."""
+        """Forget records whose point is lost, and delete points whose post is gone.
+
+        One without a record whose post is there is another run's, which has yet to record it.
+        """
         recorded = await self.ledger.indexed_posts(self.tenant_id, collection=self.collection)
         present = await self.index.post_ids(self.tenant_id, collection=self.collection)
-        lost, orphaned = recorded - present, present - recorded
+        lost, orphaned = recorded - present, await self.ledger.deleted(self.tenant_id, present - recorded)
         log.warning(
             "search.index_differs",
             tenant_id=str(self.tenant_id),
