@@ -111,6 +111,7 @@ class VisionPass:
     _tallied: Tally = field(init=False)
     _failed_in_succession: int = field(init=False, default=0)
     _taken: int = field(init=False, default=0)
+    _overtaken: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self._results = Results(self.tenant_id, self.provider, self.store, self.quota, self.ledger, self.report)
@@ -174,8 +175,9 @@ class VisionPass:
         await self._write_progress(todo)
         await self.ledger.forget_decisions(self.tenant_id, todo=todo)
         self.report.estimate = self._paid.estimate if self._paid else None
-        # Pictures that all wait would be met again at once; each of them says when it is due.
-        self.report.has_more = self._taken == self.limit and self.report.deferred.total() < self._taken
+        # Pictures that all wait would be met again at once; each of them says when it is due, if its decision stands.
+        is_cut_off = self._taken == self.limit and self.report.deferred.total() < self._taken
+        self.report.has_more = is_cut_off or self._overtaken > 0
         return self.report
 
     def _ended(self, sha256: str, room: asyncio.Semaphore, _: asyncio.Task[None]) -> None:
@@ -222,7 +224,8 @@ class VisionPass:
         """Write what was decided and counted since the last time; a pass that is killed before decides it again."""
         decided, self._decided = self._decided, []
         if decided:
-            await self.ledger.record_decisions(self.tenant_id, decided, todo=todo)
+            written = await self.ledger.record_decisions(self.tenant_id, decided, todo=todo)
+            self._overtaken += len(decided) - written
         await self._reusing.write_progress()
         tally = self.report.tally()
         await self.ledger.record_progress(self.tenant_id, todo=todo, tally=tally - self._tallied)

@@ -218,8 +218,12 @@ class VisionLedger(Protocol):
         """Tell whether there is a result, or an error, of this provider at this fingerprint."""
         ...
 
-    async def record_decisions(self, tenant_id: TenantId, decided: Sequence[Decided], *, todo: ToDo) -> None:
-        """Write decisions, one a picture, but for those that a further or edited post, or a result, has overtaken."""
+    async def record_decisions(self, tenant_id: TenantId, decided: Sequence[Decided], *, todo: ToDo) -> int:
+        """Write decisions, one a picture, but for those that a further or edited post, or a result, has overtaken.
+
+        Returns:
+            How many were written.
+        """
         ...
 
     async def record_refusals(

@@ -151,9 +151,11 @@ ON CONFLICT (tenant_id, sha256, provider, model, schema_version) DO UPDATE SET
 WHERE vision_results.method = 'fallback'
    OR vision_results.result IS NULL AND vision_results.fingerprint <> excluded.fingerprint;
 
--- name: record_decisions(tenant_id, provider, model, schema_version, fingerprint, rules, sha256s, verdicts, reasons, messages, due_at, attempts, seen)!
+-- name: record_decisions(tenant_id, provider, model, schema_version, fingerprint, rules, sha256s, verdicts, reasons, messages, due_at, attempts, seen)$
 -- Writes decisions; the newest one of a picture stands. One whose picture a further post shows since, or whose posts were
--- edited since, is not written: the picture stays to do. Nor is one whose picture has got its result since.
+-- written since, is not written: the picture stays to do. Nor is one whose picture has got its result since. Tells how many
+-- were written.
+WITH written AS (
 INSERT INTO vision_decisions
     (tenant_id, sha256, provider, model, verdict, reason, message, rules, due_at, attempts)
 SELECT :tenant_id, o.sha256, :provider, :model, d.verdict, d.reason, d.message, :rules, d.due_at, d.attempts
@@ -174,7 +176,10 @@ WHERE d.seen = (
 ORDER BY o.sha256
 ON CONFLICT (tenant_id, sha256, provider, model) DO UPDATE SET
     verdict = excluded.verdict, reason = excluded.reason, message = excluded.message, rules = excluded.rules,
-    due_at = excluded.due_at, attempts = excluded.attempts, decided_at = now();
+    due_at = excluded.due_at, attempts = excluded.attempts, decided_at = now()
+RETURNING sha256
+)
+SELECT count(*) FROM written;
 
 -- name: forget_decisions(tenant_id, provider, model, schema_version, fingerprint, now)!
 -- Takes back what was decided about calls to another provider or model than the tenant has now, and what is due although
