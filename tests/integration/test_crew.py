@@ -94,6 +94,7 @@ async def test_a_crew_waits_for_those_who_come_meanwhile(waiters: Waiters) -> No
         await waiters.post(tenant)
         [ended] = await ending
         assert ended.turn.tenant.id == tenant
+    await waiters.forget()
     await waiters.post(tenant)
     async with crew(waiters, nothing, run_seconds=0) as at_work:
         assert await at_work.ended() == []

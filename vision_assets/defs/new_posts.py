@@ -16,6 +16,7 @@ from vision_assets.core.errors import EXAMPLES
 from vision_assets.core.turns import Ended
 from vision_assets.defs.chain import Chained, Link, chained
 from vision_assets.defs.failures import tell_failed, translated
+from vision_assets.defs.jobs import HAS_AN_END
 from vision_assets.defs.media import MEDIA_OBJECTS, PHASH_INDEX, MediaStage
 from vision_assets.defs.post_enrichment import POST_ENRICHMENT, EnrichmentStage
 from vision_assets.defs.qdrant_collection import QDRANT_COLLECTION, IndexStage
@@ -199,7 +200,7 @@ class _Tally:
     name=NEW_POSTS,
     executor_def=dg.in_process_executor,
     # The sensor of the same name starts the next run, whatever became of this one.
-    tags={"dagster/priority": "10", "dagster/max_retries": "0"},
+    tags={"dagster/priority": "10", "dagster/max_retries": "0", **HAS_AN_END},
     description="New and changed posts of whatever tenants have some, within seconds.",
 )
 def new_posts_job() -> None:
