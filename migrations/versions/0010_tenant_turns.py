@@ -32,6 +32,9 @@ CREATE FUNCTION add_to_tenant_changes() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
         INSERT INTO tenant_changes (tenant_id) SELECT DISTINCT tenant_id FROM added;
+    ELSIF TG_OP = 'DELETE' AND TG_TABLE_NAME = 'post_media' THEN  -- those of a post that goes itself are its change
+        INSERT INTO tenant_changes (tenant_id)
+        SELECT DISTINCT r.tenant_id FROM removed r JOIN posts p ON p.id = r.post_id;
     ELSIF TG_OP = 'DELETE' THEN  -- of a tenant that goes itself nothing is kept
         INSERT INTO tenant_changes (tenant_id)
         SELECT DISTINCT r.tenant_id FROM removed r JOIN tenants t ON t.id = r.tenant_id;
@@ -64,6 +67,8 @@ CREATE TRIGGER post_media_inserted AFTER INSERT ON post_media
     REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_to_tenant_changes();
 CREATE TRIGGER post_media_updated AFTER UPDATE ON post_media
     REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_to_tenant_changes();
+CREATE TRIGGER post_media_deleted AFTER DELETE ON post_media
+    REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION add_to_tenant_changes();
 CREATE TRIGGER channels_updated AFTER UPDATE ON channels
     REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_to_tenant_changes();
 

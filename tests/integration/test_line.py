@@ -51,6 +51,7 @@ async def nobody(waiters: Waiters) -> bool:
         "UPDATE posts SET text = 'another' WHERE tenant_id = $1",
         "UPDATE posts SET grouped_id = 7 WHERE tenant_id = $1",
         "DELETE FROM posts WHERE tenant_id = $1",
+        "DELETE FROM post_media WHERE tenant_id = $1",
         "DELETE FROM channels WHERE tenant_id = $1",
         "UPDATE channels SET title = 'Other news' WHERE tenant_id = $1",
         "UPDATE channels SET username = 'news' WHERE tenant_id = $1",

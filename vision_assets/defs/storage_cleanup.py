@@ -10,8 +10,8 @@ import dagster as dg
 
 from vision_assets.core.cleanup import CleanupReport, is_emergency
 from vision_assets.core.cleanup_pass import CleanupPass
-from vision_assets.core.errors import CleanupUnderWay, VisionAssetsError
-from vision_assets.defs.failures import EXAMPLES, RETRY, translated
+from vision_assets.core.errors import EXAMPLES, CleanupUnderWay, VisionAssetsError
+from vision_assets.defs.failures import RETRY, translated
 from vision_assets.defs.jobs import UPKEEP
 from vision_assets.defs.metadata import megabytes
 from vision_assets.defs.progress import ProgressLog
