@@ -1,12 +1,13 @@
 -- name: claim(run_id, lease, row_limit)^
 -- Give a run the active tenant that has waited longest and that nobody has, with the changes that stand now; they stand
--- for all that was committed before. `is_won` is false when somebody else was faster.
+-- for all that was committed before. `is_won` is false when somebody else was faster. Those who are not to be taken are
+-- listed once, and not looked up for each of their changes, of which there may be many before the first one that counts.
 WITH next AS (
     SELECT c.tenant_id
     FROM tenant_changes c
-    JOIN tenants t ON t.id = c.tenant_id AND t.active
-    LEFT JOIN tenant_turns w ON w.tenant_id = c.tenant_id
-    WHERE coalesce(w.free_at, '-infinity') <= now()
+    WHERE c.tenant_id NOT IN (
+        SELECT tenant_id FROM tenant_turns WHERE free_at > now()
+        UNION ALL SELECT id FROM tenants WHERE NOT active)
     ORDER BY c.id
     LIMIT 1
 ), taken AS (
@@ -81,12 +82,16 @@ WHERE t.active AND coalesce(w.free_at, '-infinity') <= now()
 -- name: first_waiting()^
 -- The first change in line whose tenant may be taken now, and for how many seconds it might have been.
 SELECT c.id, extract(epoch FROM clock_timestamp() - greatest(c.changed_at, w.free_at))::float8 AS seconds
-FROM tenant_changes c
-JOIN tenants t ON t.id = c.tenant_id AND t.active
-LEFT JOIN tenant_turns w ON w.tenant_id = c.tenant_id
-WHERE coalesce(w.free_at, '-infinity') <= now()
-ORDER BY c.id
-LIMIT 1;
+FROM (
+    SELECT id, tenant_id, changed_at
+    FROM tenant_changes
+    WHERE tenant_id NOT IN (
+        SELECT tenant_id FROM tenant_turns WHERE free_at > now()
+        UNION ALL SELECT id FROM tenants WHERE NOT active)
+    ORDER BY id
+    LIMIT 1
+) c
+LEFT JOIN tenant_turns w ON w.tenant_id = c.tenant_id;
 
 -- name: standing(tenant_id)
 -- The tenants, or the one, that are in line, at work, or whose last turn did not end well; who waits longest first.
