@@ -8,14 +8,16 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import pytest
 
 from tests.waiting_tenants import Waiters, open_waiters
+from vision_assets.clients.postgres.turns import PostgresLine
 from vision_assets.core.crew import GIVE_UP_AFTER, Crew
 from vision_assets.core.errors import ConfigurationError, DatabaseUnavailable, StorageUnavailable, TurnsFailed
 from vision_assets.core.tenants import Tenant, TenantId
-from vision_assets.core.turns import HOPELESS_REST, LEASE, STUCK_AFTER, Ended
+from vision_assets.core.turns import HOPELESS_REST, LEASE, STUCK_AFTER, Ended, Turn
 
 REST = "SELECT error, round(extract(epoch FROM free_at - now())) AS rest FROM tenant_turns WHERE tenant_id = $1"
 
@@ -239,6 +241,43 @@ async def test_turns_under_way_end_when_the_crew_gives_up(waiters: Waiters) -> N
         await tell()
     assert sorted(told) == sorted([slow, *others[:GIVE_UP_AFTER]])
     assert await waiters.line.taken() == []
+
+
+@dataclass(frozen=True, slots=True)
+class Faltering(PostgresLine):
+    """A line that gives one tenant, and then cannot be reached by those who ask for another."""
+
+    asked: list[str] = field(default_factory=list)
+
+    async def claim(self, run_id: str, *, lease: timedelta) -> Turn | None:
+        """Give one."""
+        self.asked.append(run_id)
+        if len(self.asked) > 1:
+            raise DatabaseUnavailable("gone")
+        return await PostgresLine.claim(self, run_id, lease=lease)
+
+
+async def test_turns_under_way_end_when_the_line_fails(waiters: Waiters) -> None:
+    """The turn is told of, and ends in the line if that can be reached again; then comes the error."""
+    first, second = await waiters.tenants(2)
+    for tenant in (first, second):
+        await waiters.post(tenant)
+    waiters.line = Faltering(waiters.database)
+    told = list[TenantId]()
+
+    async def work(tenant: Tenant) -> Did:
+        await asyncio.sleep(0.05)
+        return Did()
+
+    async def tell() -> None:
+        async with crew(waiters, work) as at_work:
+            while turns := await at_work.ended():
+                told.extend(turn.turn.tenant.id for turn in turns)
+
+    with pytest.raises(DatabaseUnavailable):
+        await tell()
+    assert told == [first]
+    assert set(await waiters.changes()) == {second}
 
 
 async def test_tenants_of_which_something_is_done_are_no_reason_to_give_up(waiters: Waiters) -> None:

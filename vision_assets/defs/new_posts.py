@@ -1,7 +1,7 @@
 """`new_posts`: whatever tenants have something to do, each taken through the chain as far as its share goes.
 
 A run takes many tenants, some at once, since it costs seconds itself; each materialization names its partition.
-What is not here: when it runs (`sensors.py`), and who comes next (`core/turns.py`).
+What is not here: when it runs (`sensors.py`), and who comes next (`core/crew.py`).
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The line of tenants that have something to do, in Postgres. What is not here: who works on them (`core/turns.py`)."""
+"""The line of tenants that have something to do, in Postgres. What is not here: who works on them (`core/crew.py`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
