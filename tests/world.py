@@ -82,7 +82,7 @@ class World:
             ledger=PostgresVision(self.database),
         ).analyse_media()
 
-    async def enrich(self, tenant: Tenant) -> EnrichmentReport:
+    async def enrich(self, tenant: Tenant, *, limit: int | None = None) -> EnrichmentReport:
         """Run the pass of `post_enrichment`."""
         return await EnrichmentPass(
             tenant_id=tenant.id,
@@ -90,6 +90,7 @@ class World:
             model=self.provider.model,
             quota=self.quota(),
             ledger=PostgresEnrichment(self.database),
+            limit=limit,
         ).enrich_posts()
 
     async def reconcile(self, tenant: Tenant, *, store: Lister | None = None) -> ReconciliationReport:

@@ -75,6 +75,7 @@ def default_resources(settings: Settings) -> dict[str, Any]:
             tenants_at_once=settings.new_posts_tenants_at_once,
             run_seconds=settings.new_posts_run_seconds,
             pictures_a_turn=settings.new_posts_pictures_a_turn,
+            posts_a_turn=settings.new_posts_posts_a_turn,
         ),
         "vision_policy": VisionPolicyResource(
             file=str(settings.vision_policy_file) if settings.vision_policy_file else None

@@ -143,6 +143,7 @@ class Settings(BaseSettings):
     new_posts_pictures_a_turn: int = Field(
         50, ge=1, description="Of one tenant; then it goes to the end of the line, so that none waits for a large one"
     )
+    new_posts_posts_a_turn: int = Field(1000, ge=1, description="The same, of posts that are enriched and indexed")
     service_port: int = Field(9464, ge=0, le=65535, description="Of `vision-assets serve`; 0: any free one")
     metrics_tenants: int = Field(
         500, ge=0, description="Tenants with series of their own, the fullest ones; the others are summed up as `other`"

@@ -23,16 +23,18 @@ CREATE TABLE tenant_turns (                   -- who works on a tenant, or how t
     run_id      text,                         -- that has the turn; null: nobody
     free_at     timestamptz NOT NULL,         -- nobody takes it before: a run has it, or it rests after a failure
     began_at    timestamptz NOT NULL,
-    attempts    integer NOT NULL CHECK (attempts >= 0),  -- turns in succession that did not end well, this one too
+    attempts    integer NOT NULL CHECK (attempts >= 0),  -- since a turn ended well or did something, this one too
     error       text                          -- of the last turn; null: it went well
 );
-CREATE INDEX tenant_turns_taken ON tenant_turns (run_id) WHERE run_id IS NOT NULL;
 
 -- EXCEPT, not a join: its plan is kept for all statements, and must do for one row and for a million.
 CREATE FUNCTION add_to_tenant_changes() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
         INSERT INTO tenant_changes (tenant_id) SELECT DISTINCT tenant_id FROM added;
+    ELSIF TG_OP = 'DELETE' AND TG_TABLE_NAME = 'post_media' THEN  -- those of a post that goes itself are its change
+        INSERT INTO tenant_changes (tenant_id)
+        SELECT DISTINCT r.tenant_id FROM removed r JOIN posts p ON p.id = r.post_id;
     ELSIF TG_OP = 'DELETE' THEN  -- of a tenant that goes itself nothing is kept
         INSERT INTO tenant_changes (tenant_id)
         SELECT DISTINCT r.tenant_id FROM removed r JOIN tenants t ON t.id = r.tenant_id;
@@ -65,6 +67,8 @@ CREATE TRIGGER post_media_inserted AFTER INSERT ON post_media
     REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_to_tenant_changes();
 CREATE TRIGGER post_media_updated AFTER UPDATE ON post_media
     REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_to_tenant_changes();
+CREATE TRIGGER post_media_deleted AFTER DELETE ON post_media
+    REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION add_to_tenant_changes();
 CREATE TRIGGER channels_updated AFTER UPDATE ON channels
     REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_to_tenant_changes();
 

@@ -22,11 +22,13 @@ from vision_assets.clients.s3 import S3Bucket
 from vision_assets.core.errors import StorageUnavailable
 from vision_assets.core.tenants import Tenant
 from vision_assets.definitions import build_defs
-from vision_assets.defs.jobs import TENANT_PIPELINE
+from vision_assets.defs.jobs import TENANT_PIPELINE, UPKEEP
 from vision_assets.defs.media import MEDIA_OBJECTS, PHASH_INDEX
+from vision_assets.defs.new_posts import NEW_POSTS
 from vision_assets.defs.partitions import TENANTS
 from vision_assets.defs.qdrant_collection import QDRANT_COLLECTION
 from vision_assets.defs.schedules import RANGE_END, RANGE_START
+from vision_assets.defs.steps import GIVE_UP_AFTER
 from vision_assets.defs.vision_results import REUSE_AGREEMENT, VISION_RESULTS
 from vision_assets.devstack.gigachat import BUSINESS
 from vision_assets.resources import PostgresResource, QdrantResource, S3Resource, VisionProviderResource
@@ -111,7 +113,7 @@ Run = Callable[..., dg.ExecuteInProcessResult]
 def run(
     *, parts: Settings, database: str, bucket: str, qdrant: str, tenants: list[Tenant], instance: dg.DagsterInstance
 ) -> Iterator[Run]:
-    """Runs one asset, or assets made together, for all tenants; with other resources if they are given."""
+    """Runs one asset, or assets made together, for all tenants or the first ones; with other resources if given."""
     assert parts.aws_access_key_id
     assert parts.aws_secret_access_key
     keys = parts.aws_access_key_id.get_secret_value(), parts.aws_secret_access_key.get_secret_value()
@@ -123,11 +125,11 @@ def run(
         ),
     }
 
-    def do(*assets: dg.AssetKey, **others: Any) -> dg.ExecuteInProcessResult:
+    def do(*assets: dg.AssetKey, last: int = -1, **others: Any) -> dg.ExecuteInProcessResult:
         job = build_defs(resources=resources | others).resolve_job_def(TENANT_PIPELINE)
         return job.execute_in_process(
             instance=instance,
-            tags={RANGE_START: str(tenants[0].id), RANGE_END: str(tenants[-1].id)},
+            tags={RANGE_START: str(tenants[0].id), RANGE_END: str(tenants[last].id)},
             asset_selection=list(assets),
             raise_on_error=False,
         )
@@ -209,6 +211,37 @@ def test_what_passes_is_tried_once_more_in_the_same_run(
     assert not FAILING
 
 
+def test_a_range_of_one_tenant_names_its_partition(
+    tenants: list[Tenant], instance: dg.DagsterInstance, run: Run
+) -> None:
+    """As backfills have it: what is told is stored under the tenant, checks included."""
+    result = run(VISION_RESULTS, last=0)
+    assert result.success
+    assert instance.get_materialized_partitions(VISION_RESULTS) == {str(tenants[0].id)}
+    assert [one.partition for one in result.get_asset_check_evaluations()] == [str(tenants[0].id)]
+
+
+def test_tenants_that_are_done_in_parts_are_no_reason_to_give_up(
+    tenants: list[Tenant], run: Run, in_world: InWorld
+) -> None:
+    """One picture each of three in succession cannot be read once: all the others are tried, and so are they again."""
+    FAILING.extend(a_picture(in_world, tenant) for tenant in tenants[:GIVE_UP_AFTER])
+    assert run(VISION_RESULTS).success
+    assert not FAILING
+
+
+def test_when_nothing_of_one_after_the_other_can_be_done_the_rest_is_not_tried(
+    tenants: list[Tenant], run: Run, in_world: InWorld
+) -> None:
+    """Something is down for all of them."""
+    keys: dict[str, int] = in_world(lambda world: world.keys("media/"))
+    down = {str(tenant.id) for tenant in tenants[:GIVE_UP_AFTER]}
+    FAILING.extend(key for key in keys if key.split("/")[1] in down)
+    _, failures = told(run(VISION_RESULTS))
+    assert list(failures) == [str(tenant.id) for tenant in tenants]
+    assert {failures[str(tenant.id)] for tenant in tenants[GIVE_UP_AFTER:]} == {"not tried"}
+
+
 def test_assets_that_are_made_together_take_a_range(
     tenants: list[Tenant], instance: dg.DagsterInstance, run: Run
 ) -> None:
@@ -256,26 +289,42 @@ def test_no_asset_goes_into_the_runs_of_what_it_is_made_of() -> None:
                 assert graph.get(parent).backfill_policy != node.backfill_policy, (parent, key)
 
 
-def test_backfills_leave_a_run_to_others() -> None:
-    """Of four runs at once, three at most belong to backfills or ranges of tenants, and one to a single tenant."""
-    concurrency = yaml.safe_load((PROJECT_ROOT / "dagster.yaml").read_text())["concurrency"]
-    limits = concurrency["runs"]["tag_concurrency_limits"]
-    assert concurrency["runs"]["max_concurrent_runs"] == 4
+def settings_of_runs() -> dict[str, Any]:
+    """The part of `dagster.yaml` that says how many runs there are at once."""
+    runs: dict[str, Any] = yaml.safe_load((PROJECT_ROOT / "dagster.yaml").read_text())["concurrency"]["runs"]
+    return runs
+
+
+def test_backfills_leave_runs_to_others() -> None:
+    """Three at most belong to ranges of tenants, two to single tenants, each its own, and one to the upkeep."""
 
     def fits(under_way: list[dict[str, str]], tags: dict[str, str]) -> bool:
         runs = [dg.DagsterRun("job", run_id=make_new_run_id(), tags=one) for one in under_way]
-        counter = TagConcurrencyLimitsCounter(RunQueueConfig(4, limits).tag_concurrency_limits, runs)
-        return not counter.is_blocked(dg.DagsterRun("job", run_id=make_new_run_id(), tags=tags))
+        limits = RunQueueConfig(7, settings_of_runs()["tag_concurrency_limits"]).tag_concurrency_limits
+        return not TagConcurrencyLimitsCounter(limits, runs).is_blocked(
+            dg.DagsterRun("job", run_id=make_new_run_id(), tags=tags)
+        )
 
     backfill = [
         {"dagster/backfill": "b", RANGE_START: f"{first}", RANGE_END: f"{last}"} for first, last in pairwise("abcd")
     ]
     schedule = [{RANGE_START: first, RANGE_END: last} for first, last in pairwise("efgh")]
-    one = [{"dagster/backfill": "c", "dagster/partition": partition} for partition in "xyz"]
     for under_way in (backfill, schedule, [*backfill[:1], *schedule[:2]]):
         assert fits(under_way[:2], backfill[2])
         assert not fits(under_way, {RANGE_START: "v", RANGE_END: "w"})
         assert fits(under_way, {"dagster/partition": "x"})
+        assert fits(under_way, UPKEEP)
         assert fits(under_way, {})
-    assert not fits(one, backfill[0])
+    assert not fits([UPKEEP], UPKEEP)
     assert not fits([{"dagster/partition": "x"}], {"dagster/partition": "x"})
+    assert fits([{"dagster/partition": "x"}], {"dagster/partition": "y"})
+    assert not fits([{"dagster/partition": "x"}, {"dagster/partition": "y"}], {"dagster/partition": "z"})
+
+
+def test_a_run_is_always_left_to_new_posts() -> None:
+    """Every other job has a tag with a limit, and all limits together are fewer than there are runs at once."""
+    limits = {limit["key"]: limit["limit"] for limit in settings_of_runs()["tag_concurrency_limits"]}
+    assert sum(limits.values()) < settings_of_runs()["max_concurrent_runs"]
+    for job in build_defs().resolve_all_job_defs():
+        if job.name != NEW_POSTS and not job.partitions_def:
+            assert job.run_tags.keys() & limits.keys(), job.name

@@ -51,6 +51,7 @@ async def nobody(waiters: Waiters) -> bool:
         "UPDATE posts SET text = 'another' WHERE tenant_id = $1",
         "UPDATE posts SET grouped_id = 7 WHERE tenant_id = $1",
         "DELETE FROM posts WHERE tenant_id = $1",
+        "DELETE FROM post_media WHERE tenant_id = $1",
         "DELETE FROM channels WHERE tenant_id = $1",
         "UPDATE channels SET title = 'Other news' WHERE tenant_id = $1",
         "UPDATE channels SET username = 'news' WHERE tenant_id = $1",
@@ -260,6 +261,17 @@ async def test_the_first_in_line_is_told_with_its_wait(waiters: Waiters) -> None
     assert second_waiting.change_id > waiting.change_id
 
 
+async def test_who_goes_to_the_end_of_the_line_waits_from_then_on(waiters: Waiters) -> None:
+    """However old its changes are: it has just had its turn, or its rest, and a further run would be for nobody."""
+    [tenant] = await waiters.tenants(1)
+    await waiters.post(tenant)
+    await waiters.run("UPDATE tenant_changes SET changed_at = changed_at - interval '1 hour'")
+    await waiters.line.end(await claimed(waiters), has_more=True)
+    waiting = await waiters.line.first_waiting()
+    assert waiting is not None
+    assert waiting.seconds < 60
+
+
 # ---- Turns that end badly ----
 
 
@@ -284,6 +296,18 @@ async def test_a_tenant_that_fails_rests_and_keeps_nobody_waiting(waiters: Waite
     await waiters.line.end(again)
     await waiters.post(broken)
     assert (await claimed(waiters)).attempts == 1
+
+
+async def test_attempts_count_anew_when_something_was_done(waiters: Waiters) -> None:
+    """A turn that failed in parts is the first of those in which nothing was done, however many were before."""
+    [tenant] = await waiters.tenants(1)
+    await waiters.post(tenant)
+    attempts = []
+    for progressed in (False, False, True, False):
+        turn = await claimed(waiters)
+        attempts.append(turn.attempts)
+        await waiters.line.end_failed(turn, "down", rest=timedelta(), progressed=progressed)
+    assert attempts == [1, 2, 3, 2]
 
 
 async def test_new_settings_end_the_rest(waiters: Waiters) -> None:
@@ -350,14 +374,14 @@ async def test_a_sign_of_life_prolongs_the_lease(waiters: Waiters) -> None:
     assert {(await claimed(waiters, OTHER)).tenant.id for _ in range(2)} == {first, second}
 
 
-async def test_a_turn_that_was_broken_off_has_not_been(waiters: Waiters) -> None:
-    """The tenant is taken at once, and has not failed."""
+async def test_a_turn_that_was_broken_off_keeps_what_it_has_seen(waiters: Waiters) -> None:
+    """The tenant is taken at once; what the turn did before was told to nobody, so it counts as an attempt."""
     [tenant] = await waiters.tenants(1)
     await waiters.post(tenant)
     turn = await claimed(waiters)
     await waiters.line.give_back(turn)
     again = await claimed(waiters, OTHER)
-    assert (again.change_ids, again.attempts) == (turn.change_ids, 1)
+    assert (again.change_ids, again.attempts) == (turn.change_ids, 2)
 
 
 async def test_turns_of_ended_runs_are_taken_back(waiters: Waiters) -> None:

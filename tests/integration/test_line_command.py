@@ -61,6 +61,7 @@ async def test_it_tells_who_waits_works_and_rests(waiters: Waiters, typed: Calla
     assert shown["Tenant 2"] == ["run 0a1b2c3d works on it", "", ""]
     assert shown["Tenant 3"] == ["not active", "", ""]
     assert list(states(await run("show", "--tenant", "Tenant 1"))) == ["Tenant 1"]
+    assert states(await run("show", "--tenant", "Tenant 3"))["Tenant 3"][0] == "not active"
 
     assert (await run("retry", "--tenant", "Tenant 1")).stdout.splitlines() == [
         "Tenant 1",

@@ -205,13 +205,14 @@ class LineMachine(RuleBasedStateMachine):
             self._end(hand, rest=0, attempts=0, stays=has_more)
 
     @precondition(lambda self: self.hands)
-    @rule(data=st.data())
-    def fail(self, data: st.DataObject) -> None:
-        """A turn fails."""
+    @rule(data=st.data(), progressed=st.booleans())
+    def fail(self, data: st.DataObject, progressed: bool) -> None:
+        """A turn fails, having done something or nothing."""
         hand = self._take_hand(data)
-        assert self.run(self.waiters.line.end_failed(hand.turn, "down", rest=REST)) is hand.is_its_own
+        ended = self.run(self.waiters.line.end_failed(hand.turn, "down", rest=REST, progressed=progressed))
+        assert ended is hand.is_its_own
         if hand.is_its_own:
-            attempts = self.books.states[hand.turn.tenant.id].attempts
+            attempts = 1 if progressed else self.books.states[hand.turn.tenant.id].attempts
             self._end(hand, rest=REST.total_seconds(), attempts=attempts, stays=True)
 
     @precondition(lambda self: self.hands)
@@ -222,7 +223,7 @@ class LineMachine(RuleBasedStateMachine):
         self.run(self.waiters.line.give_back(hand.turn))
         if hand.is_its_own:
             attempts = self.books.states[hand.turn.tenant.id].attempts
-            self.books.states[hand.turn.tenant.id] = State(self.books.now, None, attempts - 1)
+            self.books.states[hand.turn.tenant.id] = State(self.books.now, None, attempts)
 
     @precondition(lambda self: self.hands)
     @rule()

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +16,12 @@ import pytest
 from tests.conftest import cloned, new_bucket
 from tests.world import World, open_world
 from vision_assets.clients.media_files import LocalFiles
+from vision_assets.clients.postgres.enrichment import PostgresEnrichment
 from vision_assets.clients.telegram_export import TelegramExport
+from vision_assets.core.enrichment import Enrichment, EnrichmentPass
 from vision_assets.core.errors import ConfigurationError
 from vision_assets.core.reconcile import content_type_of
+from vision_assets.core.tenants import TenantId
 from vision_assets.settings import Settings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -250,6 +253,31 @@ async def test_blocked_summary_comes_later(world: World) -> None:
     world.limits = roomy
     assert (await world.enrich(tenant)).albums == 2
     assert (await world.enrich(tenant)).statuses.total() == 0
+
+
+class Deleting(PostgresEnrichment):
+    """Has a post deleted after it was read."""
+
+    async def record(self, tenant_id: TenantId, rows: Sequence[Enrichment]) -> None:
+        """Write late."""
+        await self.database.pool.execute("DELETE FROM posts WHERE id = $1", rows[0].post_id)
+        await super().record(tenant_id, rows)
+
+
+async def test_a_post_that_is_deleted_while_it_is_enriched_is_left_out(world: World, tmp_path: Path) -> None:
+    """The others of its page have their rows."""
+    tenant = await world.tenant("Deleting")
+    await world.load(tenant, some_photos(tmp_path / "in", count=3))
+    await world.store_media(tenant)
+    one_pass = EnrichmentPass(
+        tenant_id=tenant.id,
+        provider=world.provider.name,
+        model=world.provider.model,
+        quota=world.quota(),
+        ledger=Deleting(world.database),
+    )
+    await one_pass.enrich_posts()
+    assert await world.database.pool.fetchval("SELECT count(*) FROM post_enrichment") == 2
 
 
 async def test_lost_object_is_stored_again(world: World, tmp_path: Path) -> None:

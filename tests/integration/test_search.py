@@ -227,6 +227,25 @@ async def test_lost_collection_heals(library: Library) -> None:
     assert await library.found("станция") == {}
 
 
+async def test_points_of_another_run_stay(library: Library) -> None:
+    """A point that is written and not recorded yet, while the collection is held against the posts, is not deleted."""
+    first = await library.post("Открыли новую станцию метро")
+    await library.post("Закрыли старый мост")
+    collection = (await library.index_posts()).collection
+    await library.database.pool.execute("DELETE FROM search_index WHERE post_id = $1", first)
+    await library.database.pool.execute("DELETE FROM posts WHERE text = 'Закрыли старый мост'")
+
+    class Slower(PostgresIndexLedger):
+        """Lets another run record first what this one has found to be changed."""
+
+        async def posts_to_index(self, *arguments: Any, **options: Any) -> list[search.IndexablePost]:
+            return []
+
+    report = await search.index_posts(library.tenant_id, ledger=Slower(library.database), index=library.index)
+    assert (report.healed, report.points) == (True, 1)
+    assert await library.index.post_ids(library.tenant_id, collection=collection) == {first}
+
+
 async def test_another_encoder_gets_a_collection_of_its_own(library: Library) -> None:
     """Readers stay on the old collection until the new one is complete; then the old one is dropped."""
     post = await library.post("Выставка кошек")
@@ -247,6 +266,31 @@ async def test_another_encoder_gets_a_collection_of_its_own(library: Library) ->
     assert report.collection == f"{alias_name(library.tenant_id)}_v2-test"
     assert not await library.qdrant.collection_exists(old)
     assert await library.found("кошка") == {post: "words"}
+
+
+async def test_a_share_is_indexed_at_a_time(library: Library) -> None:
+    """What is indexed is found at once; the collection is held against the posts when the last share is done."""
+    posts = [await library.post(f"Новость номер {number}") for number in range(5)]
+    reports = [await library.index_posts(limit=3, page_size=2)]
+    assert sorted(await library.found("новость")) == sorted(posts[:3])
+    reports += [await library.index_posts(limit=3, page_size=2) for _ in range(2)]
+    assert [(report.upserted, report.has_more, report.ready) for report in reports] == [
+        (3, True, False),
+        (2, False, True),
+        (0, False, True),
+    ]
+
+
+async def test_readers_see_a_new_encoders_collection_when_the_last_share_is_done(library: Library) -> None:
+    """Until then they have the old one, with all that is in it."""
+    posts = [await library.post(f"Новость номер {number}") for number in range(3)]
+    old = (await library.index_posts()).collection
+    assert (await library.index_posts(limit=2, encoder_version="v2-test")).has_more
+    assert sorted(await library.found("новость")) == sorted(posts)
+    assert await library.qdrant.collection_exists(old)
+    assert not (await library.index_posts(limit=2, encoder_version="v2-test")).has_more
+    assert not await library.qdrant.collection_exists(old)
+    assert sorted(await library.found("новость")) == sorted(posts)
 
 
 async def test_readiness(library: Library) -> None:

@@ -5,17 +5,23 @@ from datetime import timedelta
 import pytest
 
 from vision_assets.core.errors import ConfigurationError, StorageUnavailable
-from vision_assets.core.turns import PATIENCE_SECONDS, Waiting, first_of, is_permanent, rest_after, text_of, wants_run
+from vision_assets.core.turns import PATIENCE_SECONDS, Waiting, first_of, rest_after, text_of, wants_run, will_pass
 
 WAITS, HAS_COME = Waiting(7, PATIENCE_SECONDS), Waiting(7, PATIENCE_SECONDS - 1)
 
 
-def test_rests_grow_up_to_an_hour() -> None:
+@pytest.mark.parametrize("longest", [timedelta(minutes=1), timedelta(hours=1)])
+def test_rests_grow_up_to_the_longest(longest: timedelta) -> None:
     """From seconds on, and for any number of attempts."""
-    rests = [rest_after(attempts) for attempts in range(1, 9)]
+    rests = [rest_after(attempts, longest=longest) for attempts in range(1, 9)]
     assert rests[0] == timedelta(seconds=10)
     assert rests == sorted(rests)
-    assert rests[-1] == rest_after(1_000_000) == timedelta(hours=1)
+    assert rests[-1] == rest_after(1_000_000, longest=longest) == longest
+
+
+def test_a_fault_that_passes_rests_a_tenant_for_a_minute_at_most() -> None:
+    """An outage is over for all tenants soon after it is over."""
+    assert rest_after(1_000_000) == timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(
@@ -34,13 +40,13 @@ def test_a_further_run_is_wanted_when_somebody_waits_in_vain(first: Waiting | No
     assert wants_run(first, runs=runs, most_runs=2) is wanted
 
 
-def test_one_permanent_error_decides() -> None:
+def test_one_error_that_will_not_pass_decides() -> None:
     """In a group, however deep; each error is told once."""
     passing = StorageUnavailable("away")
     group = ExceptionGroup("", [passing, ExceptionGroup("", [passing, ConfigurationError("wrong")])])
-    assert is_permanent(group)
-    assert not is_permanent(ExceptionGroup("", [passing]))
-    assert not is_permanent(ZeroDivisionError())
+    assert not will_pass(group)
+    assert will_pass(ExceptionGroup("", [passing]))
+    assert not will_pass(ZeroDivisionError())
     assert text_of(group) == "StorageUnavailable: away; ConfigurationError: wrong"
 
 

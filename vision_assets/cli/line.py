@@ -14,7 +14,7 @@ from rich.table import Table
 
 from vision_assets.cli.connections import open_database
 from vision_assets.cli.failures import fail
-from vision_assets.clients.postgres.posts import find_tenant
+from vision_assets.clients.postgres.posts import find_tenant_id
 from vision_assets.clients.postgres.turns import Standing, end_rests, standing
 from vision_assets.core.errors import VisionAssetsError
 
@@ -50,12 +50,12 @@ def retry(*, tenant: TenantOption = None) -> None:
 
 async def _standing(tenant: str | None) -> list[Standing]:
     async with open_database(max_size=1) as database:
-        return await standing(database, (await find_tenant(database, tenant)).id if tenant else None)
+        return await standing(database, await find_tenant_id(database, tenant) if tenant else None)
 
 
 async def _end_rests(tenant: str | None) -> list[str]:
     async with open_database(max_size=1) as database:
-        return await end_rests(database, (await find_tenant(database, tenant)).id if tenant else None)
+        return await end_rests(database, await find_tenant_id(database, tenant) if tenant else None)
 
 
 def _table(tenants: Sequence[Standing]) -> Table:
@@ -63,7 +63,7 @@ def _table(tenants: Sequence[Standing]) -> Table:
     table.add_column("failed", justify="right")
     table.add_column("the last turn")
     for one in tenants:
-        failed = (one.attempts or 0) - (one.run_id is not None)
+        failed = (one.attempts or 0) - (one.run_id is not None) if one.error else 0
         table.add_row(
             escape(one.tenant),
             f"{one.since:%Y-%m-%d %H:%M:%S}" if one.since else "",

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -80,7 +80,9 @@ class VisionPass:
         local: Reads texts at no cost where the policy asks for no more; None: those pictures wait for the budget.
         concurrency: Calls to the provider at once.
         price: Of the provider's tokens; None: no result says what it cost.
-        limit: Pictures at most; None: all that are to do.
+        limit: Pictures at most, new ones first. A pass with a limit leaves alone what the quota keeps out of S3, and
+            answers to earlier questions unless another was deferred, lest it never comes to what is new. None: all that
+            are to do.
         on_progress: Called with the number of pictures done since the last call.
     """
 
@@ -109,6 +111,7 @@ class VisionPass:
     _tallied: Tally = field(init=False)
     _failed_in_succession: int = field(init=False, default=0)
     _taken: int = field(init=False, default=0)
+    _overtaken: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self._results = Results(self.tenant_id, self.provider, self.store, self.quota, self.ledger, self.report)
@@ -172,8 +175,9 @@ class VisionPass:
         await self._write_progress(todo)
         await self.ledger.forget_decisions(self.tenant_id, todo=todo)
         self.report.estimate = self._paid.estimate if self._paid else None
-        # Pictures that all wait would be met again at once; each of them says when it is due.
-        self.report.has_more = self._taken == self.limit and self.report.deferred.total() < self._taken
+        # Pictures that all wait would be met again at once; each of them says when it is due, if its decision stands.
+        is_cut_off = self._taken == self.limit and self.report.deferred.total() < self._taken
+        self.report.has_more = is_cut_off or self._overtaken > 0
         return self.report
 
     def _ended(self, sha256: str, room: asyncio.Semaphore, _: asyncio.Task[None]) -> None:
@@ -192,6 +196,13 @@ class VisionPass:
         return self._todo
 
     async def _media(self, todo: ToDo) -> AsyncIterator[Medium]:
+        for part in (todo,) if self.limit is None else (replace(todo, part="new"), replace(todo, part="due")):
+            async for medium in self._part(part):
+                yield medium
+            if self._taken == self.limit:
+                return
+
+    async def _part(self, todo: ToDo) -> AsyncIterator[Medium]:
         after = (-1, -1, "")
         while page := await self.ledger.unanalysed(
             self.tenant_id,
@@ -213,7 +224,8 @@ class VisionPass:
         """Write what was decided and counted since the last time; a pass that is killed before decides it again."""
         decided, self._decided = self._decided, []
         if decided:
-            await self.ledger.record_decisions(self.tenant_id, decided, todo=todo)
+            written = await self.ledger.record_decisions(self.tenant_id, decided, todo=todo)
+            self._overtaken += len(decided) - written
         await self._reusing.write_progress()
         tally = self.report.tally()
         await self.ledger.record_progress(self.tenant_id, todo=todo, tally=tally - self._tallied)

@@ -30,6 +30,11 @@ MAX_LABELS = 20
 AGGREGATION_VERSION = "1"
 """Part of every row's `params_hash`: with another one, every post is aggregated anew."""
 
+NO_ROOM = " without summary"
+"""Behind the `params_hash` of an album whose summary the quota keeps out of S3."""
+
+_HELD_UP = " without summary so far"
+
 
 @dataclass(frozen=True, slots=True)
 class PictureOfPost:
@@ -83,6 +88,7 @@ class EnrichmentReport:
 
     Attributes:
         statuses: Posts by status: `ok`, `partial` (a picture has no full result), `error` (none has any).
+        has_more: The pass ended at its limit.
     """
 
     statuses: Counter[str] = field(default_factory=Counter)
@@ -90,19 +96,24 @@ class EnrichmentReport:
     puts: int = 0
     put_bytes: int = 0
     failures: list[str] = field(default_factory=list)
+    has_more: bool = False
 
 
 class EnrichmentLedger(Protocol):
     """The registry of enriched posts."""
 
     async def unenriched(
-        self, tenant_id: TenantId, *, provider: str, model: str, after: int, limit: int
+        self, tenant_id: TenantId, *, provider: str, model: str, after: int, limit: int, again: bool
     ) -> tuple[Sequence[PostToEnrich], int]:
-        """List posts whose inputs changed, by seq after `after`; tell the seq of the last."""
+        """List posts whose inputs changed, by seq after `after`; tell the seq of the last.
+
+        Args:
+            again: With albums whose summary had no room before.
+        """
         ...
 
     async def record(self, tenant_id: TenantId, rows: Sequence[Enrichment]) -> None:
-        """Write rows in one transaction."""
+        """Write rows in one transaction; those of posts that were deleted meanwhile are left out."""
         ...
 
 
@@ -173,28 +184,41 @@ def _iso(moment: datetime) -> str:
 
 @dataclass(slots=True)
 class EnrichmentPass:
-    """One pass over a tenant's posts with pictures."""
+    """One pass over a tenant's posts with pictures.
+
+    Attributes:
+        limit: Posts at most. A pass with a limit leaves alone albums whose summary had no room before. None: all.
+    """
 
     tenant_id: TenantId
     provider: str
     model: str
     quota: QuotaGuardedStore
     ledger: EnrichmentLedger
+    limit: int | None = None
     report: EnrichmentReport = field(default_factory=EnrichmentReport)
 
     async def enrich_posts(self) -> EnrichmentReport:
         """Aggregate every post whose pictures' states or results changed; an album gets its summary in S3 too."""
-        after = -1
-        while True:
+        after, taken = -1, 0
+        while not self.report.has_more:
             page, after = await self.ledger.unenriched(
-                self.tenant_id, provider=self.provider, model=self.model, after=after, limit=PAGE_SIZE
+                self.tenant_id,
+                provider=self.provider,
+                model=self.model,
+                after=after,
+                limit=PAGE_SIZE if self.limit is None else min(PAGE_SIZE, self.limit - taken),
+                again=self.limit is None,
             )
             if not page:
-                return self.report
+                break
+            taken += len(page)
+            self.report.has_more = taken == self.limit
             rows = [row for post in page if (row := await self._row(post)) is not None]
             await self.ledger.record(self.tenant_id, rows)
             for row in rows:
                 self.report.statuses[row.status] += 1
+        return self.report
 
     async def _row(self, post: PostToEnrich) -> Enrichment | None:
         row = enrich(post, provider=self.provider)
@@ -207,8 +231,8 @@ class EnrichmentPass:
             await self.quota.put(self.tenant_id, key, body, content_type="vision", mime="application/json")
         except (QuotaExceeded, StorageBusy) as error:
             log.warning("album.summary_blocked", post_id=str(post.post_id), reason=error.reason)
-            # Another hash than the inputs' own: the next run comes by again.
-            return replace(row, params_hash=f"{row.params_hash} without summary")
+            # Another hash than the inputs' own: a later run comes by again.
+            return replace(row, params_hash=row.params_hash + (_HELD_UP if isinstance(error, StorageBusy) else NO_ROOM))
         except TransientError as error:
             log.exception("album.summary_failed", post_id=str(post.post_id), error_type=type(error).__name__)
             self.report.failures.append(f"{key}: {error}")

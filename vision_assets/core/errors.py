@@ -32,7 +32,20 @@
 What does not belong here: anything that decides what to do about an error.
 """
 
+from collections.abc import Iterator
 from datetime import datetime
+
+EXAMPLES = 3
+"""Errors that are named where there are many."""
+
+
+def leaves(error: Exception) -> Iterator[Exception]:
+    """Give the errors of a group, however deep; or the error itself."""
+    if isinstance(error, ExceptionGroup):
+        for part in error.exceptions:
+            yield from leaves(part)
+    else:
+        yield error
 
 
 class VisionAssetsError(Exception):

@@ -112,6 +112,10 @@ class IndexLedger(Protocol):
         """Count the tenant's posts by what became of them, in one snapshot."""
         ...
 
+    async def deleted(self, tenant_id: TenantId, post_ids: Collection[UUID]) -> set[UUID]:
+        """Tell which of these are posts of the tenant no more."""
+        ...
+
     async def indexed_posts(self, tenant_id: TenantId, *, collection: str) -> set[UUID]:
         """List the posts recorded as indexed."""
         ...
@@ -166,6 +170,7 @@ class IndexReport:
         points: Points in the collection, counted exactly.
         expected: All posts of the tenant.
         healed: The collection and the ledger differed, and this run made up for it.
+        has_more: The run ended at its limit.
     """
 
     collection: str
@@ -175,6 +180,7 @@ class IndexReport:
     points: int
     expected: int
     healed: bool
+    has_more: bool
 
     @property
     def ready(self) -> bool:
@@ -246,6 +252,7 @@ async def index_posts(
     ledger: IndexLedger,
     index: SearchIndex,
     on_progress: Callable[[int], None] = lambda _: None,
+    limit: int | None = None,
     page_size: int = 500,
     encoder_version: str = text.ENCODER_VERSION,
 ) -> IndexReport:
@@ -256,27 +263,37 @@ async def index_posts(
 
     Args:
         on_progress: Called after each page with the number of posts in it.
+        limit: Posts at most; None: all that have changed. A run that ends at its limit makes up for no difference.
         page_size: Posts encoded, written and recorded at once.
-        encoder_version: Another one goes to a collection of its own; readers see it when it is complete.
+        encoder_version: Another one goes to a collection of its own; readers see it when it is complete, or at once if
+            there is no other.
 
     Raises:
         IndexUnavailable: Transient; what was recorded so far stays.
         DatabaseUnavailable: Transient; the same.
     """
     collection = await index.ensure(tenant_id, encoder_version=encoder_version)
-    work = _Work(tenant_id, collection, encoder_version, ledger, index, on_progress, page_size)
+    work = _Work(tenant_id, collection, encoder_version, ledger, index, on_progress, page_size, limit)
     await work.index_changed()
     counts = await ledger.counts(tenant_id, collection=collection)
     points = await index.count(tenant_id, collection=collection) or 0
-    healed = points != counts.indexed
+    healed = not work.has_more and points != counts.indexed
     if healed:
         await work.reconcile()
         await work.index_changed()
         counts = await ledger.counts(tenant_id, collection=collection)
         points = await index.count(tenant_id, collection=collection) or 0
-    await index.publish(tenant_id, collection=collection)
+    if not work.has_more or await index.count(tenant_id) is None:
+        await index.publish(tenant_id, collection=collection)
     report = IndexReport(
-        collection, work.upserted, counts.skipped, counts.indexed, points, counts.expected, healed=healed
+        collection,
+        work.upserted,
+        counts.skipped,
+        counts.indexed,
+        points,
+        counts.expected,
+        healed=healed,
+        has_more=work.has_more,
     )
     log.info(
         "search.indexed",
@@ -300,7 +317,14 @@ class _Work:
     index: SearchIndex
     on_progress: Callable[[int], None]
     page_size: int
+    limit: int | None
     upserted: int = 0
+    taken: int = 0
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the run has come to its limit."""
+        return self.taken == self.limit
 
     async def index_changed(self) -> None:
         """Write and record what the ledger does not know, page by page."""
@@ -310,9 +334,10 @@ class _Work:
             encoder_version=self.encoder_version,
             collection=self.collection,
             after_seq=after_seq,
-            limit=self.page_size,
+            limit=self.page_size if self.limit is None else min(self.page_size, self.limit - self.taken),
         ):
             after_seq = posts[-1].seq
+            self.taken += len(posts)
             points = await asyncio.to_thread(self._encode, posts)
             wordless = {post.post_id for post in posts} - {point.post_id for point in points}
             if points:
@@ -327,16 +352,21 @@ class _Work:
             await self.ledger.record(self.tenant_id, entries, collection=self.collection)
             self.upserted += len(points)
             self.on_progress(len(posts))
+            if self.has_more:
+                return
 
     def _encode(self, posts: Sequence[IndexablePost]) -> list[Point]:
         encoded = (encode(self.tenant_id, post, encoder_version=self.encoder_version) for post in posts)
         return [point for point in encoded if point is not None]
 
     async def reconcile(self) -> None:
-        """Forget records whose point is lost, and delete points that have no record."""
+        """Forget records whose point is lost, and delete points whose post is gone.
+
+        One without a record whose post is there is another run's, which has yet to record it.
+        """
         recorded = await self.ledger.indexed_posts(self.tenant_id, collection=self.collection)
         present = await self.index.post_ids(self.tenant_id, collection=self.collection)
-        lost, orphaned = recorded - present, present - recorded
+        lost, orphaned = recorded - present, await self.ledger.deleted(self.tenant_id, present - recorded)
         log.warning(
             "search.index_differs",
             tenant_id=str(self.tenant_id),

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from vision_assets.core.audit import Audit, Audits
 from vision_assets.core.errors import InputRejected, MediaMissing
@@ -27,6 +27,10 @@ SOON_REASONS = (
 )
 """Of deferrals that keep no run from trying again; a run is started when they are due, should there be none before."""
 
+Part: TypeAlias = Literal["all", "new", "due"]
+"""Everything; or, without what the quota keeps out of S3, pictures that have no answer to any question so far, whoever
+was asked, or those that have one and whose next one was deferred."""
+
 
 @dataclass(frozen=True, slots=True)
 class ToDo:
@@ -36,12 +40,14 @@ class ToDo:
         rules: Fingerprint of the policy's rules; what was decided under others is decided anew.
         now: Aware UTC; what was deferred until later is left out,
         with_budget: except for what waits for the budget, if that has room.
+        part: Of all that.
     """
 
     provider: ProviderIdentity
     rules: str
     now: datetime
     with_budget: bool
+    part: Part = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +218,12 @@ class VisionLedger(Protocol):
         """Tell whether there is a result, or an error, of this provider at this fingerprint."""
         ...
 
-    async def record_decisions(self, tenant_id: TenantId, decided: Sequence[Decided], *, todo: ToDo) -> None:
-        """Write decisions, one a picture, but for those that a further or edited post, or a result, has overtaken."""
+    async def record_decisions(self, tenant_id: TenantId, decided: Sequence[Decided], *, todo: ToDo) -> int:
+        """Write decisions, one a picture, but for those that a further or edited post, or a result, has overtaken.
+
+        Returns:
+            How many were written.
+        """
         ...
 
     async def record_refusals(

@@ -57,7 +57,7 @@ class VisionReport:
         durations: Calls that brought a result by what each took, in the buckets `durations.CALLS`.
         failures: Faults that are no picture's own; the pictures stay to do.
         hopeless: One of them will not pass by itself.
-        has_more: The pass ended at its limit, and not all of its pictures wait.
+        has_more: The pass ended at its limit, and not all of its pictures wait; or a decision was overtaken.
     """
 
     methods: Counter[str] = field(default_factory=Counter)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import dagster as dg
 import structlog
 
-from vision_assets.core.errors import DatabaseUnavailable, VisionAssetsError
+from vision_assets.core.errors import DatabaseUnavailable
 from vision_assets.core.tenants import Tenant
-from vision_assets.core.turns import is_permanent, text_of
+from vision_assets.core.turns import text_of, will_pass
 from vision_assets.defs.outcomes import Outcome
 from vision_assets.defs.steps import Work
 
@@ -33,12 +33,19 @@ class Chained:
     Attributes:
         outcomes: Of the stages that came to one.
         failures: Of items, and of stages as a whole.
-        broken: Assets that will not be made before somebody does something about it.
+        failed: Assets that were not made, or in parts only.
+        broken: Those that will not be made before somebody does something about it.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    failed: list[dg.AssetKey] = field(default_factory=list)
     broken: list[dg.AssetKey] = field(default_factory=list)
+
+    @property
+    def progressed(self) -> bool:
+        """Whether a stage has done something."""
+        return any(outcome.done for outcome in self.outcomes)
 
     @property
     def has_more(self) -> bool:
@@ -54,18 +61,20 @@ class Chained:
         """Take in what a stage did."""
         self.outcomes.append(outcome)
         self.failures += outcome.failures
+        self.failed += link.assets if outcome.failures else ()
         self.broken += link.assets if outcome.hopeless else ()
 
     def add_failure(self, link: Link, error: Exception) -> None:
         """Take in that a stage came to nothing."""
         text = text_of(error)
         self.failures += [] if text in self.failures else [text]
-        self.broken += link.assets if is_permanent(error) else ()
+        self.failed += link.assets
+        self.broken += () if will_pass(error) else link.assets
 
-    def events(self) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-        """Tell of the assets in which something has changed, and that are not done in parts only."""
+    def events(self, *, with_all: bool) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+        """Tell of the assets in which something has changed, or of all, but for those that are done in parts only."""
         for outcome in self.outcomes:
-            if outcome.done and not outcome.failures:
+            if (with_all or outcome.done) and not outcome.failures:
                 yield from outcome.events()
 
 
@@ -82,7 +91,7 @@ def chained(links: Sequence[Link]) -> Callable[[Tenant], Awaitable[Chained]]:
                 done.add(link, await link.work(tenant))
             except DatabaseUnavailable:
                 raise
-            except (VisionAssetsError, ExceptionGroup) as error:
+            except Exception as error:
                 log.warning("turn.stage_failed", error_type=type(error).__name__, exc_info=error)
                 done.add_failure(link, error)
         return done

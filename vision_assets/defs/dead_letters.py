@@ -10,6 +10,7 @@ import dagster as dg
 
 from vision_assets.core.dead_letters import Reopened, close_gone, reopen_passing
 from vision_assets.defs.failures import RETRY, translated
+from vision_assets.defs.jobs import UPKEEP
 from vision_assets.defs.metadata import table
 from vision_assets.logs import bound_to_run
 from vision_assets.resources import DeadLetterResource, PostgresResource
@@ -41,7 +42,7 @@ def reopen_dead_letters(
     )
 
 
-@dg.job(executor_def=dg.in_process_executor)
+@dg.job(executor_def=dg.in_process_executor, tags=UPKEEP)
 def dead_letter_retries() -> None:
     """Makes to do again what was given up for a reason that may pass, a few times; the tenants' next runs do it.
 

@@ -6,12 +6,10 @@ from contextlib import contextmanager
 import dagster as dg
 from dagster._core.events import AssetMaterializationPlannedData  # which nothing public makes
 
-from vision_assets.core.errors import TransientError, VisionAssetsError
+from vision_assets.core.errors import EXAMPLES, TransientError, VisionAssetsError, leaves
 
 RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.FULL)
 """For steps: only failures that `translated` or `raise_if_any` let through as retriable are tried again."""
-
-EXAMPLES = 3
 
 
 @contextmanager
@@ -24,7 +22,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (VisionAssetsError, ExceptionGroup) as error:
-        errors = list(_leaves(error))
+        errors = list(leaves(error))
         if not all(isinstance(leaf, VisionAssetsError) for leaf in errors):
             raise
         raise dg.Failure(
@@ -32,14 +30,6 @@ def translated() -> Iterator[None]:
             metadata={"error_class": ", ".join(dict.fromkeys(type(leaf).__name__ for leaf in errors))},
             allow_retries=all(isinstance(leaf, TransientError) for leaf in errors),
         ) from error
-
-
-def _leaves(error: Exception) -> Iterator[Exception]:
-    if isinstance(error, ExceptionGroup):
-        for part in error.exceptions:
-            yield from _leaves(part)
-    else:
-        yield error
 
 
 def raise_if_any(failures: Sequence[str], *, done: int, hopeless: bool = False) -> None:

@@ -1,7 +1,7 @@
 """`new_posts`: whatever tenants have something to do, each taken through the chain as far as its share goes.
 
 A run takes many tenants, some at once, since it costs seconds itself; each materialization names its partition.
-What is not here: when it runs (`sensors.py`), and who comes next (`core/turns.py`).
+What is not here: when it runs (`sensors.py`), and who comes next (`core/crew.py`).
 """
 
 import asyncio
@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
-from vision_assets.core.turns import Crew, Ended
+from vision_assets.core.crew import Crew
+from vision_assets.core.errors import EXAMPLES
+from vision_assets.core.turns import Ended
 from vision_assets.defs.chain import Chained, Link, chained
-from vision_assets.defs.failures import EXAMPLES, RETRY, tell_failed, translated
+from vision_assets.defs.failures import tell_failed, translated
+from vision_assets.defs.jobs import HAS_AN_END
 from vision_assets.defs.media import MEDIA_OBJECTS, PHASH_INDEX, MediaStage
 from vision_assets.defs.post_enrichment import POST_ENRICHMENT, EnrichmentStage
 from vision_assets.defs.qdrant_collection import QDRANT_COLLECTION, IndexStage
@@ -38,7 +41,6 @@ NEW_POSTS = "new_posts"
 
 @dg.op(
     out=dg.Out(dg.Nothing),
-    retry_policy=RETRY,
     description="Takes tenants out of the line, some at once, and each through media, vision, enrichment and search.",
 )
 def take_turns(
@@ -55,7 +57,7 @@ def take_turns(
     new_posts_limits: NewPostsResource,
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]]:
     """Work on tenants until the run's time is over, or nobody waits."""
-    share = new_posts_limits.pictures_a_turn
+    share, posts = new_posts_limits.pictures_a_turn, new_posts_limits.posts_a_turn
     stages: Sequence[tuple[Sequence[dg.AssetKey], Stage]] = (
         (
             (MEDIA_OBJECTS, PHASH_INDEX),
@@ -76,10 +78,14 @@ def take_turns(
         (
             (POST_ENRICHMENT,),
             EnrichmentStage(
-                s3=s3, storage_quota=storage_quota, vision_policy=vision_policy, vision_provider=vision_provider
+                s3=s3,
+                storage_quota=storage_quota,
+                vision_policy=vision_policy,
+                vision_provider=vision_provider,
+                share=posts,
             ),
         ),
-        ((QDRANT_COLLECTION,), IndexStage(qdrant=qdrant, log=context.log)),
+        ((QDRANT_COLLECTION,), IndexStage(qdrant=qdrant, log=context.log, share=posts)),
     )
     opened = AsyncExitStack()
 
@@ -99,29 +105,41 @@ def take_turns(
         )
 
     done = _Tally()
-    with translated(), asyncio.Runner() as runner:
-        try:
-            crew = runner.run(enter())
-            while ended := runner.run(crew.ended()):
-                for turn in ended:
-                    yield from _told(context, done, turn)
-        finally:
-            runner.run(opened.aclose())
-    done.raise_if_broken()
+    try:
+        with translated(), asyncio.Runner() as runner:
+            try:
+                crew = runner.run(enter())
+                # The next call ends these turns in the line: Dagster has their events by then.
+                while ended := runner.run(crew.ended()):
+                    for turn in ended:
+                        yield from _told(context, done, turn)
+            finally:
+                runner.run(opened.aclose())
+    except dg.Failure as failure:
+        raise done.failure(str(failure.description)) from failure
+    if done.broken:
+        raise done.failure("The others are done.")
     yield dg.Output(None, metadata=done.metadata())
 
 
 def _told(
     context: dg.OpExecutionContext, done: "_Tally", ended: Ended[Chained]
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-    """Tell Dagster of a turn."""
+    """Tell Dagster of a turn: of all assets, where the turns before it may have ended without telling."""
     tenant, report = ended.turn.tenant, ended.report
     if ended.error is not None:
         context.log.warning(f"{tenant.name}: {ended.error}")
     if report is not None:
-        yield from report.events()
-        tell_failed(context, report.broken, str(tenant.id))
+        yield from report.events(with_all=ended.turn.attempts > 1 and ended.error is None)
+        tell_failed(context, _to_be_red(ended), str(tenant.id))
     done.add(ended)
+
+
+def _to_be_red(ended: Ended[Chained]) -> Sequence[dg.AssetKey]:
+    """Tell which assets people are to hear of: what will not pass by itself, or has not for many turns."""
+    if ended.report is None:
+        return ()
+    return ended.report.failed if ended.is_stuck else ended.report.broken
 
 
 @dataclass(slots=True)
@@ -129,7 +147,7 @@ class _Tally:
     """What a run did.
 
     Attributes:
-        broken: Tenants that will not go well by themselves → why.
+        broken: Tenants with assets that people are to hear of → why.
     """
 
     turns: int = 0
@@ -140,14 +158,15 @@ class _Tally:
     broken: dict[str, str] = field(default_factory=dict)
 
     def add(self, ended: Ended[Chained]) -> None:
-        key, report = str(ended.turn.tenant.id), ended.report
+        key = str(ended.turn.tenant.id)
         self.turns += 1
         self.failed += ended.error is not None
-        self.went_on += report is not None and report.has_more
+        self.went_on += ended.has_more
         self.seconds += ended.seconds
         self.tenants.add(key)
-        self.broken.pop(key, None)
-        if ended.error is not None and report is not None and report.hopeless:
+        if ended.error is None:
+            self.broken.pop(key, None)
+        elif _to_be_red(ended):
             self.broken[key] = ended.error
 
     def metadata(self) -> dict[str, int | float]:
@@ -159,27 +178,29 @@ class _Tally:
             "seconds_a_turn": round(self.seconds / max(self.turns, 1), 3),
         }
 
-    def raise_if_broken(self) -> None:
-        """Fail the run, as one over a range does: the partitions of the tenants that failed for good are red by that.
-
-        Raises:
-            dg.Failure: Some did; says which.
-        """
-        if self.broken:
-            examples = list(self.broken.items())[:EXAMPLES]
-            raise dg.Failure(
-                description=f"{len(self.broken)} of {len(self.tenants)} tenants failed for good, and rest; the others "
-                f"are done. First: {'; '.join(f'{key}: {text}' for key, text in examples)}",
-                metadata={"failures": dg.MetadataValue.json(self.broken), **self.metadata()},
-                allow_retries=False,
-            )
+    def failure(self, why: str) -> dg.Failure:
+        """Make the run's failure; by that the partitions of the tenants that are broken are red."""
+        broken = list(self.broken.items())
+        told = (
+            f"{len(broken)} of {len(self.tenants)} tenants failed for good, or too often, and rest. " if broken else ""
+        )
+        first = f" First: {'; '.join(f'{key}: {text}' for key, text in broken[:EXAMPLES])}" if broken else ""
+        return dg.Failure(
+            description=f"{told}{why}{first}",
+            metadata={
+                "failed_partitions": dg.MetadataValue.json(list(self.broken)),
+                "failures": dg.MetadataValue.json(self.broken),
+                **self.metadata(),
+            },
+            allow_retries=False,
+        )
 
 
 @dg.job(
     name=NEW_POSTS,
     executor_def=dg.in_process_executor,
     # The sensor of the same name starts the next run, whatever became of this one.
-    tags={"dagster/priority": "10", "dagster/max_retries": "0"},
+    tags={"dagster/priority": "10", "dagster/max_retries": "0", **HAS_AN_END},
     description="New and changed posts of whatever tenants have some, within seconds.",
 )
 def new_posts_job() -> None:

@@ -61,12 +61,17 @@ def post_enrichment(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrichmentStage:
-    """Sums up the results of a tenant's posts."""
+    """Sums up the results of a tenant's posts.
+
+    Attributes:
+        share: Posts of a tenant at most; None: everything.
+    """
 
     s3: S3Resource
     storage_quota: StorageQuotaResource
     vision_policy: VisionPolicyResource
     vision_provider: VisionProviderResource
+    share: int | None = None
 
     @asynccontextmanager
     async def open(self, ledgers: Ledgers) -> AsyncIterator[Work]:
@@ -76,7 +81,12 @@ class EnrichmentStage:
         async def work(tenant: Tenant) -> Outcome:
             provider, model = self.vision_provider.identity(self.vision_policy.policy(tenant))
             one_pass = EnrichmentPass(
-                tenant_id=tenant.id, provider=provider, model=model, quota=quota, ledger=ledgers.enrichment
+                tenant_id=tenant.id,
+                provider=provider,
+                model=model,
+                quota=quota,
+                ledger=ledgers.enrichment,
+                limit=self.share,
             )
             report = await one_pass.enrich_posts()
             metadata: Metadata = {
@@ -89,6 +99,8 @@ class EnrichmentStage:
                 **folder(self.s3.bucket, "album", tenant.id),
             }
             made = Made(POST_ENRICHMENT, metadata)
-            return Outcome(tenant, [made], done=report.statuses.total(), failures=report.failures)
+            return Outcome(
+                tenant, [made], done=report.statuses.total(), failures=report.failures, has_more=report.has_more
+            )
 
         yield work

@@ -5,6 +5,7 @@ import asyncio
 import dagster as dg
 
 from vision_assets.defs.failures import translated
+from vision_assets.defs.jobs import UPKEEP
 from vision_assets.resources import VisionProviderResource
 
 
@@ -16,7 +17,7 @@ def delete_leftover_files(context: dg.OpExecutionContext, vision_provider: Visio
     context.add_output_metadata({"deleted_files": deleted})
 
 
-@dg.job(executor_def=dg.in_process_executor)
+@dg.job(executor_def=dg.in_process_executor, tags=UPKEEP)
 def provider_files() -> None:
     """Deletes what killed workers have left at the vision provider; the local one keeps nothing."""
     delete_leftover_files()

@@ -47,10 +47,15 @@ def qdrant_collection(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexStage:
-    """Brings a tenant's collection up to date."""
+    """Brings a tenant's collection up to date.
+
+    Attributes:
+        share: Posts of a tenant at most; None: everything.
+    """
 
     qdrant: QdrantResource
     log: InfoLog
+    share: int | None = None
 
     @asynccontextmanager
     async def open(self, ledgers: Ledgers) -> AsyncIterator[Work]:
@@ -59,7 +64,9 @@ class IndexStage:
 
             async def work(tenant: Tenant) -> Outcome:
                 progress = ProgressLog(self.log, "qdrant_collection: posts")
-                report = await index_posts(tenant.id, ledger=ledgers.index, index=index, on_progress=progress)
+                report = await index_posts(
+                    tenant.id, ledger=ledgers.index, index=index, on_progress=progress, limit=self.share
+                )
                 metadata: Metadata = {
                     "tenant": tenant.name,
                     "collection": report.collection,
@@ -71,6 +78,7 @@ class IndexStage:
                     "healed": report.healed,
                     "dagster/row_count": report.points,
                 }
-                return Outcome(tenant, [Made(QDRANT_COLLECTION, metadata)], done=report.upserted)
+                made = Made(QDRANT_COLLECTION, metadata)
+                return Outcome(tenant, [made], done=report.upserted, has_more=report.has_more)
 
             yield work

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from vision_assets.defs.jobs import UPKEEP
 from vision_assets.resources import DagsterStorageResource
 
 
@@ -16,7 +17,7 @@ def prune_event_logs(context: dg.OpExecutionContext, dagster_storage: DagsterSto
     context.add_output_metadata({"deleted_events": deleted, "before": dg.MetadataValue.timestamp(before)})
 
 
-@dg.job(executor_def=dg.in_process_executor)
+@dg.job(executor_def=dg.in_process_executor, tags=UPKEEP)
 def event_log_retention() -> None:
     """Keeps Dagster's event log from growing for ever."""
     prune_event_logs()

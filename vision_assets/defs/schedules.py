@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from vision_assets.defs.billing_usage import BILLING_USAGE
+from vision_assets.defs.jobs import HAS_AN_END
 from vision_assets.defs.partitions import TENANTS
 from vision_assets.defs.tenant_storage_usage import TENANT_STORAGE_USAGE
 
@@ -18,12 +19,14 @@ storage_reconciliation = dg.define_asset_job(
     "storage_reconciliation",
     selection=dg.AssetSelection.assets(TENANT_STORAGE_USAGE),
     executor_def=dg.in_process_executor,
+    tags=HAS_AN_END,
     description="Holds the books of a range of tenants against S3, and checks their levels.",
 )
 billing = dg.define_asset_job(
     "billing",
     selection=dg.AssetSelection.assets(BILLING_USAGE),
     executor_def=dg.in_process_executor,
+    tags=HAS_AN_END,
     description="Bills a range of tenants for the days that are over.",
 )
 

@@ -9,7 +9,7 @@ import dagster as dg
 
 from vision_assets.core.errors import VisionAssetsError
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.turns import Waiting, rest_after, wants_run
+from vision_assets.core.turns import LONGEST_REST_OF_LOST, Waiting, rest_after, wants_run
 from vision_assets.defs.new_posts import NEW_POSTS
 from vision_assets.defs.partitions import TENANTS
 from vision_assets.resources import NewPostsResource, PostgresResource
@@ -80,7 +80,9 @@ def new_posts(
             taken = await ledgers.line.taken()
             runs = {run_id: instance.get_run_by_id(run_id) for run_id in {turn.run_id for turn in taken}}
             ended = {run_id for run_id, run in runs.items() if run is None or run.is_finished}
-            await ledgers.line.take_back({turn: rest_after(turn.attempts) for turn in taken if turn.run_id in ended})
+            lost = [turn for turn in taken if turn.run_id in ended]
+            rests = {turn: rest_after(turn.attempts, longest=LONGEST_REST_OF_LOST) for turn in lost}
+            await ledgers.line.take_back(rests)
             await ledgers.line.add_due(now)
             return await ledgers.line.first_waiting()
 

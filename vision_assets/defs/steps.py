@@ -13,15 +13,15 @@ from typing import Protocol, TypeAlias
 
 import dagster as dg
 
-from vision_assets.core.errors import TenantUnknown
+from vision_assets.core.errors import EXAMPLES, TenantUnknown
 from vision_assets.core.tenants import Tenant
-from vision_assets.defs.failures import EXAMPLES, translated
+from vision_assets.defs.failures import translated
 from vision_assets.defs.outcomes import Event, Outcome
 from vision_assets.logs import bound_to_run
 from vision_assets.resources import Ledgers, PostgresResource
 
 GIVE_UP_AFTER = 3
-"""Tenants in succession that fail for a passing reason: then something is down for all of them."""
+"""Tenants in succession that fail for a passing reason, with nothing done: then something is down for all of them."""
 
 Work: TypeAlias = Callable[[Tenant], Awaitable[Outcome]]
 
@@ -37,16 +37,15 @@ class Stage(Protocol):
 def run_stage(context: dg.AssetExecutionContext, postgres: PostgresResource, stage: Stage) -> Iterator[Event]:
     """Do an asset's work for the tenants of the run's partitions, and tell Dagster.
 
-    One partition alone is told by results, so that downstream steps of the same run go on. After a range they do not:
-    the next asset has its own ranges.
+    A run of one partition is told by results, so that its downstream steps go on. After a range, be it of one tenant,
+    they do not: the next asset has its own ranges.
 
     Raises:
         dg.Failure: See `run_for_tenants`.
     """
-    is_alone = len(context.partition_keys) == 1
     for outcome in run_for_tenants(context, postgres, stage):
-        yield from outcome.results() if is_alone else outcome.events()
-    if not is_alone:
+        yield from outcome.results() if context.has_partition_key else outcome.events()
+    if not context.has_partition_key:
         # Dagster wants an output of each check, and evaluations that name their partition have none.
         yield from (dg.Output(None, name) for name in context.assets_def.check_specs_by_output_name)
 
@@ -54,20 +53,22 @@ def run_stage(context: dg.AssetExecutionContext, postgres: PostgresResource, sta
 def run_for_tenants(context: dg.AssetExecutionContext, postgres: PostgresResource, stage: Stage) -> Iterator[Outcome]:
     """Do a stage's work for each tenant of the run's partitions, one after the other; each fails alone.
 
-    A tenant that is not active is left out of a run for several. One that fails for a passing reason is tried once
-    more when the others are done.
+    A tenant that is not active is left out of a range. One that fails for a passing reason is tried once more when the
+    others are done.
 
     Yields:
         Each tenant's outcome, as soon as it is there, if no item failed.
 
     Raises:
-        dg.Failure: One partition alone: as it failed, see `failures.translated`. Several: in the end; says which
-            failed. Not to be retried: what was yielded would be doubled.
+        dg.Failure: One partition: as it failed, see `failures.translated` and `raise_if_any`. A range: in the end;
+            says which failed. Not to be retried: what was yielded would be doubled.
     """
     keys = context.partition_keys
     with _opened(context, postgres, stage) as attempt:
-        if len(keys) == 1:
-            yield attempt(keys[0])
+        if context.has_partition_key:
+            outcome = attempt(context.partition_key)
+            outcome.raise_if_failed()
+            yield outcome
             return
         taken = _Range(context, attempt)
         yield from taken.run(keys)
@@ -88,7 +89,7 @@ def run_for_tenants(context: dg.AssetExecutionContext, postgres: PostgresResourc
 def _opened(
     context: dg.AssetExecutionContext, postgres: PostgresResource, stage: Stage
 ) -> Iterator[Callable[[str], Outcome]]:
-    """Open a stage in an event loop of this step, and give what does its work for a partition.
+    """Open a stage in an event loop of this step, and give what does its work for a partition, failures included.
 
     A step is synchronous around one `asyncio.Runner`: on cancellation all tasks end and their clean-up completes.
     """
@@ -109,9 +110,7 @@ def _opened(
             def attempt(key: str) -> Outcome:
                 identity = bound_to_run(trace_id=context.run.run_id, tenant_id=key, asset=_asset(context))
                 with identity, translated():
-                    outcome = runner.run(one(key), context=copy_context())
-                outcome.raise_if_failed()
-                return outcome
+                    return runner.run(one(key), context=copy_context())
 
             yield attempt
         finally:
@@ -141,9 +140,11 @@ class _Range:
     def run(self, keys: Sequence[str]) -> Iterator[Outcome]:
         """Try each; when something is down for all, name the rest as failed and end."""
         in_succession = 0
-        for done, key in enumerate(keys):
+        for tried, key in enumerate(keys, start=1):
+            outcome: Outcome | None = None
             try:
                 outcome = self.attempt(key)
+                outcome.raise_if_failed()
             except Exception as error:
                 if isinstance(error.__cause__, TenantUnknown):
                     self.context.log.warning(f"{key} is left out: {error.__cause__}")
@@ -152,11 +153,11 @@ class _Range:
                 self.failures[key] = str(error.description if isinstance(error, dg.Failure) else repr(error))
                 if isinstance(error, dg.Failure) and error.allow_retries:
                     self.passing.append(key)
-                    in_succession += 1
+                    in_succession = 0 if outcome is not None and outcome.done else in_succession + 1
                 else:
                     in_succession = 0
                 if in_succession == GIVE_UP_AFTER:
-                    for left in keys[done + 1 :]:
+                    for left in keys[tried:]:
                         self.failures.setdefault(left, "not tried")
                     self.passing.clear()
                     return

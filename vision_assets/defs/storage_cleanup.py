@@ -10,8 +10,9 @@ import dagster as dg
 
 from vision_assets.core.cleanup import CleanupReport, is_emergency
 from vision_assets.core.cleanup_pass import CleanupPass
-from vision_assets.core.errors import CleanupUnderWay, VisionAssetsError
-from vision_assets.defs.failures import EXAMPLES, RETRY, translated
+from vision_assets.core.errors import EXAMPLES, CleanupUnderWay, VisionAssetsError
+from vision_assets.defs.failures import RETRY, translated
+from vision_assets.defs.jobs import UPKEEP
 from vision_assets.defs.metadata import megabytes
 from vision_assets.defs.progress import ProgressLog
 from vision_assets.logs import bound_to_run
@@ -96,7 +97,7 @@ def removed_table(report: CleanupReport) -> dg.MetadataValue:
     )
 
 
-@dg.job(executor_def=dg.in_process_executor)
+@dg.job(executor_def=dg.in_process_executor, tags=UPKEEP)
 def storage_cleanup() -> None:
     """Removes old crawled pages, results and albums' summaries, and pictures that no post refers to, from S3."""
     remove_old_objects()

@@ -22,6 +22,7 @@ class NewPostsResource(dg.ConfigurableResource[None]):
     tenants_at_once: int = Field(default=4, description="In one run")
     run_seconds: float = Field(default=300, description="Then a run takes no more tenants")
     pictures_a_turn: int = Field(default=50, description="Of one tenant; then it goes to the end of the line")
+    posts_a_turn: int = Field(default=1000, description="The same, of posts that are enriched and indexed")
     idle_seconds: float = Field(
         default=15, description="A run waits so long for another tenant before it ends: longer than one takes to start"
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from vision_assets.clients.postgres import Database, statements
 from vision_assets.clients.postgres.ledger import record_counts
-from vision_assets.core.enrichment import AGGREGATION_VERSION, Enrichment, PictureOfPost, PostToEnrich
+from vision_assets.core.enrichment import AGGREGATION_VERSION, NO_ROOM, Enrichment, PictureOfPost, PostToEnrich
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import SCHEMA_VERSION, VisionResult
 
@@ -19,7 +19,7 @@ class PostgresEnrichment:
     database: Database
 
     async def unenriched(
-        self, tenant_id: TenantId, *, provider: str, model: str, after: int, limit: int
+        self, tenant_id: TenantId, *, provider: str, model: str, after: int, limit: int, again: bool
     ) -> tuple[Sequence[PostToEnrich], int]:
         """See the Protocol."""
         async with self.database.connection() as connection:
@@ -34,6 +34,8 @@ class PostgresEnrichment:
                     aggregation_version=AGGREGATION_VERSION,
                     after_seq=after,
                     row_limit=limit,
+                    again=again,
+                    no_room=NO_ROOM,
                 )
             ]
         posts = [

@@ -1,7 +1,8 @@
--- name: unenriched(tenant_id, provider, model, schema_version, aggregation_version, after_seq, row_limit)
+-- name: unenriched(tenant_id, provider, model, schema_version, aggregation_version, after_seq, row_limit, again, no_room)
 -- Posts of one tenant with pictures whose states or results are not those that the row was made of, by seq. The results
 -- themselves are read only of the posts that are chosen. That the clean-up removed a result from S3 is no change. Of a
--- picture without a result, what was decided about it tells why.
+-- picture without a result, what was decided about it tells why. An album whose summary had no room comes if it is asked
+-- for again.
 WITH changed AS MATERIALIZED (
     SELECT p.id, p.seq, p.grouped_id, input.params_hash
     FROM posts p
@@ -24,6 +25,7 @@ WITH changed AS MATERIALIZED (
     ) input
     LEFT JOIN post_enrichment e ON e.post_id = p.id AND e.kind = 'vision' AND e.tenant_id = p.tenant_id
     WHERE p.tenant_id = :tenant_id AND p.seq > :after_seq AND e.params_hash IS DISTINCT FROM input.params_hash
+      AND (:again::boolean OR e.params_hash IS DISTINCT FROM input.params_hash || :no_room::text)
     ORDER BY p.seq
     LIMIT :row_limit
 )
@@ -45,11 +47,14 @@ GROUP BY c.id, c.seq, c.grouped_id, c.params_hash
 ORDER BY c.seq;
 
 -- name: record(tenant_id, post_ids, providers, params_hashes, data, statuses, errors)!
--- Writes enriched posts; the newest row of a post stands.
+-- Writes enriched posts; the newest row of a post stands. One that was deleted meanwhile is left out.
 INSERT INTO post_enrichment (post_id, kind, tenant_id, provider, params_hash, data, status, error)
-SELECT post_id, 'vision', :tenant_id, provider, params_hash, data, status, error
+SELECT p.id, 'vision', p.tenant_id, provider, params_hash, data, status, error
 FROM unnest(:post_ids::uuid[], :providers::text[], :params_hashes::text[], :data::jsonb[], :statuses::text[],
             :errors::text[]) AS enriched (post_id, provider, params_hash, data, status, error)
+JOIN posts p ON p.tenant_id = :tenant_id AND p.id = enriched.post_id
+ORDER BY p.id
+FOR KEY SHARE OF p
 ON CONFLICT (post_id, kind) DO UPDATE SET
     provider = excluded.provider, params_hash = excluded.params_hash, data = excluded.data, status = excluded.status,
     error = excluded.error, updated_at = now();

@@ -66,6 +66,19 @@ async def find_tenant(database: Database, name_or_id: str) -> Tenant:
     Raises:
         TenantUnknown: There is none, or it is not active.
     """
+    return _active(await _found(database, name_or_id))
+
+
+async def find_tenant_id(database: Database, name_or_id: str) -> TenantId:
+    """Find the id of a tenant that need not be active.
+
+    Raises:
+        TenantUnknown: There is none.
+    """
+    return TenantId((await _found(database, name_or_id))["id"])
+
+
+async def _found(database: Database, name_or_id: str) -> Mapping[str, Any]:
     name = name_or_id.strip()
     try:
         tenant_id = UUID(name)
@@ -79,7 +92,8 @@ async def find_tenant(database: Database, name_or_id: str) -> Tenant:
         row = await sql.find_tenant(connection, name=name, tenant_id=tenant_id)
     if row is None:
         raise TenantUnknown(f"There is no tenant {name!r}: import an export for it first.")
-    return _active(row)
+    found: Mapping[str, Any] = row
+    return found
 
 
 async def replace_policy(

@@ -60,6 +60,12 @@ class PostgresIndexLedger:
             skipped={row["reason"]: row["posts"] for row in rows if row["state"] == "skipped"},
         )
 
+    async def deleted(self, tenant_id: TenantId, post_ids: Collection[UUID]) -> set[UUID]:
+        """See the Protocol."""
+        async with self.database.connection() as connection:
+            rows = sql.deleted_posts(connection, tenant_id=tenant_id, post_ids=list(post_ids))
+            return {row["post_id"] async for row in rows}
+
     async def indexed_posts(self, tenant_id: TenantId, *, collection: str) -> set[UUID]:
         """See the Protocol."""
         async with self.database.connection() as connection:

@@ -39,6 +39,11 @@ LEFT JOIN search_index s ON s.tenant_id = p.tenant_id AND s.post_id = p.id AND s
 WHERE p.tenant_id = :tenant_id
 GROUP BY s.state, s.reason;
 
+-- name: deleted_posts(tenant_id, post_ids)
+-- Those of some posts that are not the tenant's, or not there any more.
+SELECT one.post_id FROM unnest(:post_ids::uuid[]) AS one (post_id)
+WHERE NOT EXISTS (SELECT FROM posts p WHERE p.tenant_id = :tenant_id AND p.id = one.post_id);
+
 -- name: indexed_posts(tenant_id, collection)
 -- Posts of one tenant that were recorded as indexed.
 SELECT post_id FROM search_index WHERE tenant_id = :tenant_id AND collection = :collection AND state = 'indexed';

@@ -1,4 +1,4 @@
-"""The line of tenants that have something to do, in Postgres. What is not here: who works on them (`core/turns.py`)."""
+"""The line of tenants that have something to do, in Postgres. What is not here: who works on them (`core/crew.py`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,18 +45,19 @@ class PostgresLine:
 
     async def end(self, turn: Turn, *, has_more: bool = False) -> bool:
         """See the Protocol."""
-        return await self._end(turn, has_more=has_more, is_failed=False, rest=timedelta(), error=None)
+        return await self._end(turn, has_more=has_more, attempts=0, rest=timedelta(), error=None)
 
-    async def end_failed(self, turn: Turn, error: str, *, rest: timedelta) -> bool:
+    async def end_failed(self, turn: Turn, error: str, *, rest: timedelta, progressed: bool = False) -> bool:
         """See the Protocol."""
-        return await self._end(turn, has_more=True, is_failed=True, rest=rest, error=storable(error))
+        attempts = 1 if progressed else turn.attempts
+        return await self._end(turn, has_more=True, attempts=attempts, rest=rest, error=storable(error))
 
-    async def _end(self, turn: Turn, *, has_more: bool, is_failed: bool, rest: timedelta, error: str | None) -> bool:
+    async def _end(self, turn: Turn, *, has_more: bool, attempts: int, rest: timedelta, error: str | None) -> bool:
         async with self.database.connection() as connection:
             was_ours: bool = await sql.end_turn(
                 connection,
                 **_key(turn),
-                is_failed=is_failed,
+                attempts=attempts,
                 rest=rest,
                 error=error,
                 change_ids=turn.change_ids,
@@ -114,7 +115,8 @@ class Standing:
     Attributes:
         since: Of its oldest change in line, aware UTC; None: it is not in line.
         run_id: That works on it; None: nobody does.
-        attempts: Turns in succession that did not end well, with the present one; None: it had no turn yet.
+        attempts: Turns in succession, with the present one, since one ended well or did something before it failed;
+            None: it had no turn yet.
         error: Of the last turn; None: that went well.
         free_at: Until then its run has it, or it rests; aware UTC.
         rests: After a failure, until `free_at`.

@@ -1,12 +1,13 @@
 -- name: claim(run_id, lease, row_limit)^
 -- Give a run the active tenant that has waited longest and that nobody has, with the changes that stand now; they stand
--- for all that was committed before. `is_won` is false when somebody else was faster.
+-- for all that was committed before. `is_won` is false when somebody else was faster. Those who are not to be taken are
+-- listed once, and not looked up for each of their changes, of which there may be many before the first one that counts.
 WITH next AS (
     SELECT c.tenant_id
     FROM tenant_changes c
-    JOIN tenants t ON t.id = c.tenant_id AND t.active
-    LEFT JOIN tenant_turns w ON w.tenant_id = c.tenant_id
-    WHERE coalesce(w.free_at, '-infinity') <= now()
+    WHERE c.tenant_id NOT IN (
+        SELECT tenant_id FROM tenant_turns WHERE free_at > now()
+        UNION ALL SELECT id FROM tenants WHERE NOT active)
     ORDER BY c.id
     LIMIT 1
 ), taken AS (
@@ -29,13 +30,11 @@ UPDATE tenant_turns w SET free_at = now() + :lease
 FROM unnest(:tenant_ids::uuid[], :began_at::timestamptz[]) AS own (tenant_id, began_at)
 WHERE w.tenant_id = own.tenant_id AND w.began_at = own.began_at AND w.run_id = :run_id;
 
--- name: end_turn(tenant_id, run_id, began_at, is_failed, rest, error, change_ids, has_more)$
+-- name: end_turn(tenant_id, run_id, began_at, attempts, rest, error, change_ids, has_more)$
 -- End a turn that the run still has, and tell whether it had it: the changes that it has seen go. Where something is left
 -- to do, one stands for them all, as old as they are, at the end of the line.
 WITH ended AS (
-    UPDATE tenant_turns SET
-        run_id = NULL, free_at = now() + :rest, error = :error,
-        attempts = CASE WHEN :is_failed::boolean THEN attempts ELSE 0 END
+    UPDATE tenant_turns SET run_id = NULL, free_at = now() + :rest, error = :error, attempts = :attempts
     WHERE tenant_id = :tenant_id AND run_id = :run_id AND began_at = :began_at
     RETURNING tenant_id
 ), seen AS (
@@ -44,13 +43,13 @@ WITH ended AS (
     RETURNING c.tenant_id, c.changed_at
 ), left_over AS (
     INSERT INTO tenant_changes (tenant_id, changed_at)
-    SELECT tenant_id, min(changed_at) FROM seen WHERE :has_more::boolean OR :is_failed::boolean GROUP BY tenant_id
+    SELECT tenant_id, min(changed_at) FROM seen WHERE :has_more::boolean GROUP BY tenant_id
 )
 SELECT EXISTS (SELECT FROM ended);
 
 -- name: give_back(tenant_id, run_id, began_at)!
--- End a turn that was broken off: all is as if it had not begun.
-UPDATE tenant_turns SET run_id = NULL, free_at = now(), attempts = attempts - 1
+-- End a turn that was broken off: what it has seen stays, and it stays an attempt.
+UPDATE tenant_turns SET run_id = NULL, free_at = now()
 WHERE tenant_id = :tenant_id AND run_id = :run_id AND began_at = :began_at;
 
 -- name: taken()
@@ -81,14 +80,18 @@ WHERE t.active AND coalesce(w.free_at, '-infinity') <= now()
   AND NOT EXISTS (SELECT FROM tenant_changes c WHERE c.tenant_id = t.id);
 
 -- name: first_waiting()^
--- The first change in line whose tenant may be taken now, and for how many seconds it waits.
-SELECT c.id, extract(epoch FROM clock_timestamp() - c.changed_at)::float8 AS seconds
-FROM tenant_changes c
-JOIN tenants t ON t.id = c.tenant_id AND t.active
-LEFT JOIN tenant_turns w ON w.tenant_id = c.tenant_id
-WHERE coalesce(w.free_at, '-infinity') <= now()
-ORDER BY c.id
-LIMIT 1;
+-- The first change in line whose tenant may be taken now, and for how many seconds it might have been.
+SELECT c.id, extract(epoch FROM clock_timestamp() - greatest(c.changed_at, w.free_at))::float8 AS seconds
+FROM (
+    SELECT id, tenant_id, changed_at
+    FROM tenant_changes
+    WHERE tenant_id NOT IN (
+        SELECT tenant_id FROM tenant_turns WHERE free_at > now()
+        UNION ALL SELECT id FROM tenants WHERE NOT active)
+    ORDER BY id
+    LIMIT 1
+) c
+LEFT JOIN tenant_turns w ON w.tenant_id = c.tenant_id;
 
 -- name: standing(tenant_id)
 -- The tenants, or the one, that are in line, at work, or whose last turn did not end well; who waits longest first.

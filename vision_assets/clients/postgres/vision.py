@@ -93,6 +93,7 @@ class PostgresVision:
                 row_limit=limit,
                 post_limit=MAX_POSTS,
                 text_characters=TEXT_CHARACTERS,
+                part=todo.part,
                 **_conditions(todo),
             )
             return [
@@ -248,10 +249,10 @@ class PostgresVision:
             known: bool = await sql.is_analysed(connection, tenant_id=tenant_id, sha256=sha256, **identity(provider))
             return known
 
-    async def record_decisions(self, tenant_id: TenantId, decided: Sequence[Decided], *, todo: ToDo) -> None:
+    async def record_decisions(self, tenant_id: TenantId, decided: Sequence[Decided], *, todo: ToDo) -> int:
         """See the Protocol."""
         async with self.database.connection() as connection:
-            await sql.record_decisions(
+            written: int = await sql.record_decisions(
                 connection,
                 tenant_id=tenant_id,
                 rules=todo.rules,
@@ -264,6 +265,7 @@ class PostgresVision:
                 seen=[one.medium.seen for one in decided],
                 **identity(todo.provider),
             )
+            return written
 
     async def record_audit(self, tenant_id: TenantId, audit: Audit, *, provider: ProviderIdentity) -> None:
         """See the Protocol."""

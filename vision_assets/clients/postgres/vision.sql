@@ -1,5 +1,5 @@
 -- name: count_unanalysed(tenant_id, provider, model, schema_version, fingerprint, rules, now, open_reasons)$
--- Pictures of one tenant that are to do, by the conditions of `unanalysed`.
+-- Pictures of one tenant that are to do, by the conditions of `unanalysed` for all of them.
 SELECT count(*) FROM media_objects o
 WHERE o.tenant_id = :tenant_id
   AND NOT EXISTS (
@@ -12,11 +12,12 @@ WHERE o.tenant_id = :tenant_id
     WHERE d.tenant_id = o.tenant_id AND d.sha256 = o.sha256 AND d.provider = :provider AND d.model = :model
       AND d.rules = :rules AND (d.due_at IS NULL OR d.due_at > :now) AND d.reason <> ALL(:open_reasons::text[]));
 
--- name: unanalysed(tenant_id, algorithm, provider, model, schema_version, fingerprint, rules, now, open_reasons, after_seq, after_position, after_sha256, row_limit, post_limit, text_characters)
+-- name: unanalysed(tenant_id, algorithm, provider, model, schema_version, fingerprint, rules, now, open_reasons, part, after_seq, after_position, after_sha256, row_limit, post_limit, text_characters)
 -- Pictures of one tenant without a result of this provider at this fingerprint in S3, where the clean-up has not
 -- removed it on purpose and no decision under these rules stands, by first appearance; with the newest posts that show
--- them, and those posts' pictures; `seen` changes with each reference and each change of a post. Results, decisions and
--- hashes are looked up row by row along the index of that order, so a page costs what it returns.
+-- them, and those posts' pictures; `seen` changes with each reference and each change of a post. Of these, the part that
+-- is asked for. Results, decisions and hashes are looked up row by row along the index of that order, so a page costs what
+-- it returns; where nothing waits, nothing is due, and no row is read.
 WITH page AS MATERIALIZED (
     SELECT o.sha256, o.mime, o.s3_key, o.first_post_seq, o.first_position, o.width, o.height, o.measured
     FROM media_objects o
@@ -26,11 +27,23 @@ WITH page AS MATERIALIZED (
         SELECT FROM vision_results r
         WHERE r.tenant_id = o.tenant_id AND r.sha256 = o.sha256 AND r.provider = :provider AND r.model = :model
           AND r.schema_version = :schema_version AND r.fingerprint = :fingerprint AND r.method <> 'fallback'
-          AND (r.s3_key IS NOT NULL OR r.s3_evicted_at IS NOT NULL OR r.result IS NULL))
+          AND (r.s3_key IS NOT NULL OR r.s3_evicted_at IS NOT NULL OR r.result IS NULL
+            OR :part::text <> 'all' AND r.reason IN ('bucket_full', 'tenant_limit', 'type_limit')))
       AND NOT EXISTS (
         SELECT FROM vision_decisions d
         WHERE d.tenant_id = o.tenant_id AND d.sha256 = o.sha256 AND d.provider = :provider AND d.model = :model
           AND d.rules = :rules AND (d.due_at IS NULL OR d.due_at > :now) AND d.reason <> ALL(:open_reasons::text[]))
+      AND CASE WHEN :part::text = 'all' THEN true ELSE (:part::text = 'new') = (
+        SELECT count(*) = 0 FROM vision_results r
+        WHERE r.tenant_id = o.tenant_id AND r.sha256 = o.sha256 AND r.method NOT IN ('fallback', 'skipped')
+          AND (r.provider, r.model, r.schema_version, r.fingerprint)
+              <> (:provider, :model, :schema_version, :fingerprint)) END
+      AND CASE WHEN :part::text <> 'due' THEN true ELSE (
+        SELECT count(*) > 0 FROM vision_decisions d
+        WHERE d.tenant_id = o.tenant_id AND d.sha256 = o.sha256 AND d.provider = :provider AND d.model = :model
+          AND d.due_at IS NOT NULL) END
+      AND (:part::text <> 'due' OR EXISTS (
+        SELECT FROM vision_decisions d WHERE d.tenant_id = :tenant_id AND d.due_at IS NOT NULL))
     ORDER BY o.first_post_seq, o.first_position, o.sha256
     LIMIT :row_limit
 )
@@ -138,9 +151,11 @@ ON CONFLICT (tenant_id, sha256, provider, model, schema_version) DO UPDATE SET
 WHERE vision_results.method = 'fallback'
    OR vision_results.result IS NULL AND vision_results.fingerprint <> excluded.fingerprint;
 
--- name: record_decisions(tenant_id, provider, model, schema_version, fingerprint, rules, sha256s, verdicts, reasons, messages, due_at, attempts, seen)!
+-- name: record_decisions(tenant_id, provider, model, schema_version, fingerprint, rules, sha256s, verdicts, reasons, messages, due_at, attempts, seen)$
 -- Writes decisions; the newest one of a picture stands. One whose picture a further post shows since, or whose posts were
--- edited since, is not written: the picture stays to do. Nor is one whose picture has got its result since.
+-- written since, is not written: the picture stays to do. Nor is one whose picture has got its result since. Tells how many
+-- were written.
+WITH written AS (
 INSERT INTO vision_decisions
     (tenant_id, sha256, provider, model, verdict, reason, message, rules, due_at, attempts)
 SELECT :tenant_id, o.sha256, :provider, :model, d.verdict, d.reason, d.message, :rules, d.due_at, d.attempts
@@ -161,7 +176,10 @@ WHERE d.seen = (
 ORDER BY o.sha256
 ON CONFLICT (tenant_id, sha256, provider, model) DO UPDATE SET
     verdict = excluded.verdict, reason = excluded.reason, message = excluded.message, rules = excluded.rules,
-    due_at = excluded.due_at, attempts = excluded.attempts, decided_at = now();
+    due_at = excluded.due_at, attempts = excluded.attempts, decided_at = now()
+RETURNING sha256
+)
+SELECT count(*) FROM written;
 
 -- name: forget_decisions(tenant_id, provider, model, schema_version, fingerprint, now)!
 -- Takes back what was decided about calls to another provider or model than the tenant has now, and what is due although
