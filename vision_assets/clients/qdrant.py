@@ -15,7 +15,7 @@ from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from vision_assets.core.errors import ConfigurationError, IndexUnavailable
+from vision_assets.core.errors import CollectionMissing, ConfigurationError, IndexUnavailable
 from vision_assets.core.search import Found, Point
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.text import SparseVector
@@ -148,7 +148,7 @@ class QdrantIndex:
                 answer = await self._client.count(
                     collection or alias_name(tenant_id), count_filter=_only(tenant_id), exact=True
                 )
-        except _CollectionMissing:
+        except CollectionMissing:
             return None
         return answer.count
 
@@ -186,7 +186,7 @@ class QdrantIndex:
                     with_payload=True,
                     with_vectors=["bm25"],
                 )
-        except _CollectionMissing:
+        except CollectionMissing:
             return []
         return [_found(point) for point in answer.points]
 
@@ -205,16 +205,12 @@ class QdrantIndex:
                     # A collection may vanish between two calls; whoever comes next makes it again.
                     self._ensured.clear()
                     self._published.clear()
-                    raise _CollectionMissing(f"Qdrant has no such collection: {error}") from error
+                    raise CollectionMissing(f"Qdrant has no such collection: {error}") from error
                 case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
                     raise ConfigurationError(f"Qdrant refuses the key: set QDRANT_API_KEY. {error}") from error
                 case int(code) if code >= HTTPStatus.INTERNAL_SERVER_ERROR:
                     raise IndexUnavailable(f"Qdrant failed: {error}") from error
             raise
-
-
-class _CollectionMissing(IndexUnavailable):
-    """There is no collection or alias of that name."""
 
 
 def _point_id(tenant_id: TenantId, post_id: UUID) -> str:

@@ -204,21 +204,19 @@ class VisionPass:
 
     async def _part(self, todo: ToDo) -> AsyncIterator[Medium]:
         after = (-1, -1, "")
-        while page := await self.ledger.unanalysed(
-            self.tenant_id,
-            todo,
-            after=after,
-            limit=PAGE_SIZE if self.limit is None else min(PAGE_SIZE, self.limit - self._taken),
-        ):
-            after = (*page[-1].order, page[-1].sha256)
+        has_more = True
+        while has_more:
+            wanted = PAGE_SIZE if self.limit is None else min(PAGE_SIZE, self.limit - self._taken)
+            page = await self.ledger.unanalysed(self.tenant_id, todo, after=after, limit=wanted)
             self._taken += len(page)
+            has_more = len(page) == wanted and self._taken != self.limit
             for medium in page:
+                after = (*medium.order, medium.sha256)
                 if self._failed_in_succession >= GIVE_UP_AFTER:
                     return
                 yield medium
-            await self._write_progress(todo)
-            if self._taken == self.limit:
-                return
+            if has_more:  # the pass writes what it has done in the end
+                await self._write_progress(todo)
 
     async def _write_progress(self, todo: ToDo) -> None:
         """Write what was decided and counted since the last time; a pass that is killed before decides it again."""

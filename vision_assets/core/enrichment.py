@@ -200,20 +200,21 @@ class EnrichmentPass:
 
     async def enrich_posts(self) -> EnrichmentReport:
         """Aggregate every post whose pictures' states or results changed; an album gets its summary in S3 too."""
-        after, taken = -1, 0
-        while not self.report.has_more:
+        after, taken, is_full = -1, 0, True
+        while is_full and not self.report.has_more:
+            wanted = PAGE_SIZE if self.limit is None else min(PAGE_SIZE, self.limit - taken)
             page, after = await self.ledger.unenriched(
                 self.tenant_id,
                 provider=self.provider,
                 model=self.model,
                 after=after,
-                limit=PAGE_SIZE if self.limit is None else min(PAGE_SIZE, self.limit - taken),
+                limit=wanted,
                 again=self.limit is None,
             )
             if not page:
                 break
             taken += len(page)
-            self.report.has_more = taken == self.limit
+            is_full, self.report.has_more = len(page) == wanted, taken == self.limit
             rows = [row for post in page if (row := await self._row(post)) is not None]
             await self.ledger.record(self.tenant_id, rows)
             for row in rows:

@@ -267,6 +267,10 @@ class IndexUnavailable(TransientError):
     """Qdrant did not answer."""
 
 
+class CollectionMissing(IndexUnavailable):
+    """There is no collection or alias of that name; whoever makes sure of it again has one."""
+
+
 class ProviderUnavailable(TransientError):
     """A vision provider did not answer.
 

@@ -254,12 +254,13 @@ class MediaPass:
         report = MediaReport()
         after: tuple[int, int] | None = None
         taken = 0
-        while page := await self.ledger.unfinished(
-            self.tenant_id,
-            after=after,
-            limit=PAGE_SIZE if self.limit is None else min(PAGE_SIZE, self.limit - taken),
-            again=self.limit is None,
-        ):
+        is_full = True
+        while is_full:
+            wanted = PAGE_SIZE if self.limit is None else min(PAGE_SIZE, self.limit - taken)
+            page = await self.ledger.unfinished(self.tenant_id, after=after, limit=wanted, again=self.limit is None)
+            if not page:
+                break
+            is_full = len(page) == wanted
             after = (page[-1].post_seq, page[-1].position)
             taken += len(page)
             async with asyncio.TaskGroup() as group:

@@ -7,13 +7,14 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
 import structlog
 
 from vision_assets.core import text
-from vision_assets.core.errors import IndexUnavailable
+from vision_assets.core.errors import CollectionMissing, IndexUnavailable
 from vision_assets.core.tenants import TenantId
 
 log = structlog.get_logger(__name__)
@@ -272,8 +273,16 @@ async def index_posts(
         IndexUnavailable: Transient; what was recorded so far stays.
         DatabaseUnavailable: Transient; the same.
     """
-    collection = await index.ensure(tenant_id, encoder_version=encoder_version)
-    work = _Work(tenant_id, collection, encoder_version, ledger, index, on_progress, page_size, limit)
+    work = partial(_Work, tenant_id, encoder_version, ledger, index, on_progress, page_size, limit)
+    try:
+        return await _indexed(work, await index.ensure(tenant_id, encoder_version=encoder_version))
+    except CollectionMissing:  # the index was sure of it, and somebody has removed it since
+        return await _indexed(work, await index.ensure(tenant_id, encoder_version=encoder_version))
+
+
+async def _indexed(new_work: "Callable[[str], _Work]", collection: str) -> IndexReport:
+    work = new_work(collection)
+    tenant_id, ledger, index = work.tenant_id, work.ledger, work.index
     await work.index_changed()
     counts = await ledger.counts(tenant_id, collection=collection)
     points = await index.count(tenant_id, collection=collection) or 0
@@ -295,7 +304,7 @@ async def index_posts(
         healed=healed,
         has_more=work.has_more,
     )
-    log.info(
+    log.debug(
         "search.indexed",
         tenant_id=str(tenant_id),
         collection=collection,
@@ -311,13 +320,13 @@ class _Work:
     """One run over one tenant."""
 
     tenant_id: TenantId
-    collection: str
     encoder_version: str
     ledger: IndexLedger
     index: SearchIndex
     on_progress: Callable[[int], None]
     page_size: int
     limit: int | None
+    collection: str
     upserted: int = 0
     taken: int = 0
 
@@ -328,14 +337,19 @@ class _Work:
 
     async def index_changed(self) -> None:
         """Write and record what the ledger does not know, page by page."""
-        after_seq = 0
-        while posts := await self.ledger.posts_to_index(
-            self.tenant_id,
-            encoder_version=self.encoder_version,
-            collection=self.collection,
-            after_seq=after_seq,
-            limit=self.page_size if self.limit is None else min(self.page_size, self.limit - self.taken),
-        ):
+        after_seq, is_full = 0, True
+        while is_full and not self.has_more:
+            wanted = self.page_size if self.limit is None else min(self.page_size, self.limit - self.taken)
+            posts = await self.ledger.posts_to_index(
+                self.tenant_id,
+                encoder_version=self.encoder_version,
+                collection=self.collection,
+                after_seq=after_seq,
+                limit=wanted,
+            )
+            if not posts:
+                return
+            is_full = len(posts) == wanted
             after_seq = posts[-1].seq
             self.taken += len(posts)
             points = await asyncio.to_thread(self._encode, posts)
@@ -352,8 +366,6 @@ class _Work:
             await self.ledger.record(self.tenant_id, entries, collection=self.collection)
             self.upserted += len(points)
             self.on_progress(len(posts))
-            if self.has_more:
-                return
 
     def _encode(self, posts: Sequence[IndexablePost]) -> list[Point]:
         encoded = (encode(self.tenant_id, post, encoder_version=self.encoder_version) for post in posts)
