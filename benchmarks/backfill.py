@@ -63,15 +63,14 @@ def started() -> Iterator[Stage]:
         migrate_database()
         url = Settings().database_url
         assert url
-        webserver, daemon = dagster.start(processes.free_port())
-        database = processes.find(postgres.NAME)
-        assert database
-        children = {"webserver": webserver, "daemon_and_runs": daemon, "postgres": database}
+        webserver, _ = dagster.start(processes.free_port())
+        names = {"daemon": dagster.DAEMON, "runs": dagster.CODE_SERVER, "postgres": postgres.NAME}
+        children = {"webserver": webserver, **{name: processes.find(part) for name, part in names.items()}}
         try:
             yield Stage(
                 Dagster(dagster.ui_url(webserver)),
                 url.get_secret_value(),
-                {name: psutil.Process(child.pid) for name, child in children.items()},
+                {name: psutil.Process(child.pid) for name, child in children.items() if child},
             )
         finally:
             dagster.end()

@@ -65,7 +65,13 @@ class Stage:
 
     def servers(self) -> dict[str, psutil.Process]:
         """Find the processes whose CPU time is told."""
-        names = {"daemon_and_runs": dagster.DAEMON, "postgres": postgres.NAME, "s3": s3.NAME, "qdrant": QDRANT}
+        names = {
+            "daemon": dagster.DAEMON,
+            "runs": dagster.CODE_SERVER,
+            "postgres": postgres.NAME,
+            "s3": s3.NAME,
+            "qdrant": QDRANT,
+        }
         children = {name: processes.find(part) for name, part in names.items()}
         return {name: psutil.Process(child.pid) for name, child in children.items() if child}
 
@@ -147,11 +153,12 @@ async def kill_at(moments: Sequence[float]) -> int:
 
 def kill_daemon() -> int:
     """Kill it once, and start it again; tells how many processes died."""
-    child, webserver = processes.find(dagster.DAEMON), processes.find(dagster.WEBSERVER)
-    assert child is not None
+    webserver = processes.find(dagster.WEBSERVER)
     assert webserver is not None
-    daemon = psutil.Process(child.pid)
-    victims = [daemon, *daemon.children(recursive=True)]
+    killed = [
+        psutil.Process(child.pid) for name in (dagster.DAEMON, dagster.CODE_SERVER) if (child := processes.find(name))
+    ]
+    victims = [one for parent in killed for one in (parent, *parent.children(recursive=True))]
     for victim in victims:
         with suppress(psutil.NoSuchProcess):
             victim.kill()

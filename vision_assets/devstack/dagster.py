@@ -4,6 +4,7 @@ What does not belong here: the definitions that they load (`definitions.py`), an
 (`dagster.yaml`).
 """
 
+import logging
 import os
 import sys
 import time
@@ -12,17 +13,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+import yaml
+
 from vision_assets.devstack import processes, service
 from vision_assets.devstack.processes import Child, PartFailed, Program
 from vision_assets.settings import PROJECT_ROOT, Settings, data_dir
 
+CODE_SERVER = "code_server"
 WEBSERVER = "webserver"
 DAEMON = "daemon"
-_CHILDREN = (WEBSERVER, DAEMON, service.NAME)
+_CHILDREN = (WEBSERVER, DAEMON, service.NAME, CODE_SERVER)
 _UP = "up"
 _USUAL_PORT = 3000
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 8
+
+log = logging.getLogger(__name__)
 
 
 def environment() -> dict[str, str]:
@@ -70,16 +76,57 @@ def dagster_environment() -> Iterator[None]:
 
 
 def _program(name: str, command: list[str], ready: Callable[[int], bool], port: int, ui_port: int) -> Program:
-    # Alerts link to the UI.
-    variables = {"DAGSTER_UI_URL": _url(ui_port), **environment()}
     return Program(
         name=name,
-        command=lambda _: [sys.executable, "-m", *command, "--workspace", str(PROJECT_ROOT / "workspace.yaml")],
+        command=lambda _: [sys.executable, "-m", *command],
         ready=ready,
-        environment=lambda _: variables,
+        environment=lambda _: _variables(ui_port),
         port=port,
         ready_seconds=180,
     )
+
+
+def _variables(ui_port: int) -> dict[str, str]:
+    return {"DAGSTER_UI_URL": _url(ui_port), **environment()}  # alerts link to the UI
+
+
+def _code_server(ui_port: int) -> Program:
+    """One for both, and for long: a daemon left to itself loads the definitions anew each minute, in another one."""
+    code = _location()
+    names = ["--module-name", code["module_name"], "--attribute", code["attribute"]]
+    serve = ["dagster", "api", "grpc", *names, "--location-name", code["location_name"], "--host", "127.0.0.1"]
+    return Program(
+        name=CODE_SERVER,
+        command=lambda port: [sys.executable, "-m", *serve, "--port", str(port)],
+        ready=_serves_code,
+        environment=lambda _: _variables(ui_port),
+        ready_seconds=180,
+    )
+
+
+def _location() -> dict[str, str]:
+    [location] = yaml.safe_load((PROJECT_ROOT / "workspace.yaml").read_text(encoding="utf-8"))["load_from"]
+    return dict(location["python_module"])
+
+
+def _serves_code(port: int) -> bool:
+    # They take a second to load, and most commands never ask.
+    from dagster._core.errors import DagsterUserCodeUnreachableError  # noqa: PLC0415
+    from dagster._grpc.client import DagsterGrpcClient  # noqa: PLC0415
+
+    try:
+        DagsterGrpcClient(host="127.0.0.1", port=port).ping("ready")
+    except DagsterUserCodeUnreachableError:
+        return False
+    return True
+
+
+def _workspace(code_server: Child) -> list[str]:
+    """Write down where the definitions are served, and tell the option that names the file."""
+    file = data_dir() / "dagster" / "workspace.yaml"
+    served = {"host": "127.0.0.1", "port": code_server.port, "location_name": _location()["location_name"]}
+    file.write_text(yaml.safe_dump({"load_from": [{"grpc_server": served}]}), encoding="utf-8")
+    return ["--workspace", str(file)]
 
 
 def running() -> str | None:
@@ -100,12 +147,12 @@ def _url(port: int) -> str:
 def children() -> list[tuple[str, Child, str]]:
     """List the running children of `up`, with the URLs of those that have one."""
     found = [(name, processes.find(name)) for name in _CHILDREN]
-    urls = {WEBSERVER: ui_url, DAEMON: lambda _: "", service.NAME: service.metrics_url}
-    return [(name, child, urls[name](child)) for name, child in found if child]
+    urls = {WEBSERVER: ui_url, service.NAME: service.metrics_url}
+    return [(name, child, urls[name](child) if name in urls else "") for name, child in found if child]
 
 
 def start(port: int | None = None) -> tuple[Child, Child]:
-    """Start the webserver, then the daemon (the first makes the tables that both need), and the HTTP service.
+    """Start the code server, the webserver, then the daemon (the webserver makes the tables), and the HTTP service.
 
     Those of an earlier `up` that was killed are ended first.
 
@@ -125,22 +172,27 @@ def start(port: int | None = None) -> tuple[Child, Child]:
         processes.record(_UP, os.getpid())
         prepare_home()
         port = port or processes.free_port(_USUAL_PORT)
-        serve = ["dagster_webserver", "--host", "127.0.0.1", "--port", str(port)]
+        workspace = _workspace(processes.ensure(_code_server(port)))
+        serve = ["dagster_webserver", "--host", "127.0.0.1", "--port", str(port), *workspace]
         webserver = processes.ensure(
             _program(WEBSERVER, serve, lambda chosen: processes.answers(chosen, "/server_info"), port, port)
         )
-        processes.ensure(_program(DAEMON, ["dagster._daemon", "run"], lambda _: True, 0, port))
+        processes.ensure(_program(DAEMON, ["dagster._daemon", "run", *workspace], lambda _: True, 0, port))
         served = service.start(environment())
     return webserver, served
 
 
 def watch() -> None:
-    """Return when one of the children has ended; wait for ever otherwise.
+    """Return when one of the children has ended; wait for ever otherwise. A code server that ended gets a successor.
 
     Raises:
         PartFailed: Always, in the end: it names the one that ended and quotes its log.
     """
     while True:
+        webserver = processes.find(WEBSERVER)
+        if webserver and not processes.find(CODE_SERVER):
+            log.warning("The code server has ended, with the runs under way; another one is started.")
+            processes.ensure(_code_server(webserver.port))
         for name in _CHILDREN:
             if not processes.find(name):
                 raise PartFailed(f"The {name} has ended. Its log says:\n{processes.log_tail(name)}")
