@@ -10,6 +10,7 @@ import pytest
 
 from tests.acceptance.commands import Machine
 from tests.alert_receivers import CHAT, EmulatedTelegram, WebhookReceiver, emulated_telegram, webhook_receiver
+from tests.graphql import Dagster
 from tests.pictures import encoded, photo
 from tests.world import ROOMY
 from vision_assets.clients.postgres import Database
@@ -77,6 +78,22 @@ def delete(machine: Machine, *names: str) -> None:
     through_the_guard(machine, act)
 
 
+def tenant_id(machine: Machine) -> str:
+    """Tell the partition of the tenant Alpha."""
+
+    async def main() -> str:
+        async with Database.open(machine.endpoints()["database_url"]) as database:
+            return str((await find_tenant(database, "Alpha")).id)
+
+    return asyncio.run(main())
+
+
+def check(dagster: Dagster, partition: str) -> None:
+    """Hold the tenant's books against S3, with the checks of its levels."""
+    [run] = dagster.wait_for_runs([dagster.run("tenant_pipeline", ["tenant_storage_usage"], partition)], seconds=180)
+    assert run.status == "SUCCESS"
+
+
 def until(arrived: Callable[[], int], number: int) -> None:
     """Wait until so many messages arrived."""
     deadline = time.monotonic() + AWAITED_SECONDS
@@ -101,14 +118,16 @@ def test_a_quota_that_runs_full_and_gets_room_again(
     (tmp_path / "1.jpg").write_bytes(encoded(photo(160, 120)))
     with machine.up() as up:
         machine.run("import-folder", str(tmp_path), "--tenant", "Alpha")
+        machine.run("materialize", "--tenant", "Alpha")
         machine.run("quota", "set", "--tenant", "Alpha", "--limit", str(LIMIT_BYTES))
+        dagster, partition = Dagster(up.ui_url), tenant_id(machine)
         for number, name, size in ((1, "page", 860_000), (2, "another", 80_000)):
             put(machine, name, size)
             for _ in range(2):  # a level that stays what it is is told once
-                machine.run("materialize", "--tenant", "Alpha")
+                check(dagster, partition)
             until(lambda: min(len(telegram.messages()), len(webhook.accepted())), number)
         delete(machine, "page", "another")
-        machine.run("materialize", "--tenant", "Alpha")
+        check(dagster, partition)
         until(lambda: min(len(telegram.messages()), len(webhook.accepted())), 3)
         shown = machine.run("alerts", "show")
     what = "quota_below_limit of tenant_storage_usage, Alpha"
