@@ -1,6 +1,7 @@
 """Hashes of several tenants in Postgres, as the assets leave them there, and the look-up of a step among them.
 
-What is not here: the statement that finds neighbours (`clients/postgres/vision.sql`), and figures (`neighbours.py`).
+What is not here: the statement that finds neighbours (`clients/postgres/neighbours.sql`), and figures
+(`neighbours.py`).
 """
 
 import hashlib

@@ -2,7 +2,7 @@
 
 The hash alone is not safe: screenshots of one program and pages of one form collide. So a candidate must also agree in
 the 256-bit hash, the aspect ratio and every cell of the thumbnail.
-What is not here: whether the donor's result may be reused (`reuse.py`), the index (`clients/postgres/vision.py`).
+What is not here: whether the donor's result may be reused (`reuse.py`), the index (`clients/postgres/neighbours.py`).
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Results and the neighbour index in Postgres. What is not here: which neighbour is a donor (`core/analysis.py`)."""
+"""Results in Postgres. What is not here: which pictures look alike (`neighbours.py`), and which one is a donor."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from vision_assets.core.errors import AnswerRefused, InputRejected, MediaMissing
 from vision_assets.core.measured import VERSION
 from vision_assets.core.phash import ALGORITHM
 from vision_assets.core.policy import PolicyMedium, PolicyPost
+from vision_assets.core.quoting import Near
 from vision_assets.core.reuse import Denials, Judged, Neighbour
 from vision_assets.core.storable_text import storable
 from vision_assets.core.tenants import TenantId
@@ -119,7 +120,7 @@ class PostgresVision:
     ) -> Sequence[Neighbour]:
         """See the Protocol."""
         found = await near(self.database, tenant_id, [medium], provider=provider)
-        return found[medium.sha256].earlier if medium.sha256 in found else ()
+        return found.get(medium.sha256, Near()).earlier
 
     async def record_result(
         self,
