@@ -14,7 +14,8 @@ UP = """
 CREATE TABLE tenant_changes (                 -- a row a tenant and statement; a turn removes those that it has seen
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     tenant_id   uuid NOT NULL REFERENCES tenants (id) ON DELETE CASCADE,
-    changed_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+    changed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    is_untold   boolean NOT NULL DEFAULT false  -- a run that ended has not told of what it did
 );
 CREATE INDEX tenant_changes_tenant ON tenant_changes (tenant_id, id);
 
@@ -24,7 +25,8 @@ CREATE TABLE tenant_turns (                   -- who works on a tenant, or how t
     free_at     timestamptz NOT NULL,         -- nobody takes it before: a run has it, or it rests after a failure
     began_at    timestamptz NOT NULL,
     attempts    integer NOT NULL CHECK (attempts >= 0),  -- since a turn ended well or did something, this one too
-    error       text                          -- of the last turn; null: it went well
+    error       text,                         -- of the last turn; null: it went well
+    untold_by   text[] NOT NULL DEFAULT '{}'  -- runs that have yet to tell of what they did
 );
 
 -- EXCEPT, not a join: its plan is kept for all statements, and must do for one row and for a million.

@@ -3,10 +3,12 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import dagster as dg
 import pytest
@@ -16,7 +18,7 @@ from tests.pictures import photo
 from tests.world import World, open_world
 from vision_assets.clients.postgres.turns import PostgresLine
 from vision_assets.clients.s3 import S3Bucket
-from vision_assets.core.errors import StorageUnavailable
+from vision_assets.core.errors import ConfigurationError, StorageUnavailable
 from vision_assets.core.policy import VisionPolicy
 from vision_assets.core.tenants import Tenant
 from vision_assets.core.turns import STUCK_AFTER
@@ -60,6 +62,27 @@ class UnreadableS3(S3Resource):
     def connect(self) -> S3Bucket:
         """Give it."""
         return Unreadable(super().connect().store)
+
+
+@dataclass(frozen=True, slots=True)
+class Breaking(S3Bucket):
+    """A bucket that takes two results, and then none."""
+
+    _results: "count[int]" = field(default_factory=count)
+
+    async def put(self, key: str, body: bytes, *, mime: str, encoding: str | None = None) -> None:
+        """Put, or fail for good."""
+        if key.startswith("vision/") and next(self._results) >= 2:
+            raise ConfigurationError(f"{key} is denied")
+        await S3Bucket.put(self, key, body, mime=mime, encoding=encoding)
+
+
+class BreakingS3(S3Resource):
+    """The bucket, as above."""
+
+    def connect(self) -> S3Bucket:
+        """Give it."""
+        return Breaking(super().connect().store)
 
 
 class FaultyPolicy(VisionPolicyResource):
@@ -243,6 +266,17 @@ def test_what_a_killed_run_may_not_have_told_is_told_by_the_next(stage: Stage) -
         assert made(stage.run(instance)) == {(asset, str(tenant.id)): 1 for asset in ASSETS}
 
 
+def test_what_went_well_is_told_before_what_is_red(stage: Stage) -> None:
+    """A later turn of the same run fails for good: what is told last of the asset is that."""
+    tenant = stage.tenant("one", pictures=3)
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(str(TENANTS.name), [str(tenant.id)])
+        result = stage.run(instance, s3=BreakingS3, pictures_a_turn=1)
+        assert not result.success
+        assert set(failed(instance)) == {"vision_results"}
+    assert told(result, "vision_results", "analyses") == [(tenant.id, 1), (tenant.id, 1)]
+
+
 def test_a_fault_of_the_code_stops_no_later_stage(stage: Stage) -> None:
     """It is told like a wrong setting: the partition is red, and the run fails."""
     tenant = stage.tenant("one", pictures=1)
@@ -286,8 +320,8 @@ def test_a_large_tenant_takes_several_turns(stage: Stage) -> None:
     large, small = stage.tenant("large", pictures=5), stage.tenant("small", pictures=1)
     with dg.DagsterInstance.ephemeral() as instance:
         result = stage.run(instance, pictures_a_turn=2, tenants_at_once=1)
-        turns = [partition for event in materialized(result, "vision_results") if (partition := event.partition)]
-    assert turns == [str(large.id), str(small.id), str(large.id), str(large.id)]
+    assert turns(result) == 4
+    assert told(result, "vision_results", "analyses") == [(large.id, 2), (small.id, 1), (large.id, 3)]
     assert dict(stage.execute(RESULTS)) == {large.id: 5, small.id: 1}
     assert stage.execute(TO_DO) == []
 
@@ -300,18 +334,28 @@ def test_a_large_import_of_texts_takes_several_turns(stage: Stage) -> None:
         stage.execute(POSTS, large.id, 5)
         stage.execute(POSTS, small.id, 1)
         result = stage.run(instance, posts_a_turn=2, tenants_at_once=1)
-        turns = [event.partition for event in materialized(result, "qdrant_collection")]
-    assert turns == [str(large.id), str(small.id), str(large.id), str(large.id)]
+    assert turns(result) == 4
+    assert told(result, "qdrant_collection", "upserted") == [(large.id, 2), (small.id, 1), (large.id, 3)]
     assert dict(stage.execute(INDEXED)) == {large.id: 6, small.id: 2}
     assert stage.execute(TO_DO) == []
 
 
-def materialized(result: dg.ExecuteInProcessResult, asset: str) -> list[dg.DagsterEvent]:
-    """The materializations of an asset in their order."""
+def turns(result: dg.ExecuteInProcessResult) -> int:
+    """How many turns a run took."""
+    [output] = [event for event in result.all_events if event.is_successful_output]
+    number = output.step_output_data.metadata["turns"].value
+    assert isinstance(number, int)
+    return number
+
+
+def told(result: dg.ExecuteInProcessResult, asset: str, figure: str) -> list[tuple[UUID, object]]:
+    """A figure of an asset's materializations, in their order: a tenant's first turn is told at once, others later."""
     return [
-        event
+        (UUID(event.partition), event.materialization.metadata[figure].value)
         for event in result.all_events
-        if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION and event.asset_key == dg.AssetKey(asset)
+        if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION
+        and event.asset_key == dg.AssetKey(asset)
+        and event.partition
     ]
 
 

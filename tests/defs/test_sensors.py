@@ -137,6 +137,32 @@ def test_turns_of_runs_that_have_ended_are_taken_back(
     assert within(left) == (1 if fate == "at work" else 0, 1)
 
 
+@pytest.mark.parametrize("fate", ["failed", "unknown", "at work"])
+def test_what_a_run_that_has_ended_did_not_tell_is_to_be_told(
+    instance: dg.DagsterInstance, database: str, within: Within, fate: str
+) -> None:
+    """Its tenants come in line once more, although their turns have ended well; a run that is at work tells itself."""
+    run = instance.create_run_for_job(job_def, status=dg.DagsterRunStatus.STARTED)
+
+    async def work(waiters: Waiters) -> None:
+        await one_waits(waiters)
+        turn = await waiters.line.claim("no such run" if fate == "unknown" else run.run_id, lease=LEASE)
+        assert turn is not None
+        await waiters.line.end(turn, is_told=False)
+
+    within(work)
+    if fate == "failed":
+        instance.report_run_failed(run)
+    for _ in range(2):
+        tick(instance, database)
+
+    async def taken(waiters: Waiters) -> list[bool]:
+        turns = [await waiters.line.claim("heir", lease=LEASE) for _ in range(2)]
+        return [turn.is_untold for turn in turns if turn is not None]
+
+    assert within(taken) == ([] if fate == "at work" else [True])
+
+
 def test_a_read_that_fails_starts_nothing(instance: dg.DagsterInstance) -> None:
     """Without a database the sensor says so, and asks for no run."""
     found = tick(instance, NOWHERE)

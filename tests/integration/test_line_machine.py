@@ -39,6 +39,7 @@ class Change:
     tenant_id: TenantId
     place: int
     is_committed: bool = True
+    is_untold: bool = False
 
 
 @dataclass(slots=True)
@@ -52,11 +53,12 @@ class Hand:
 
 @dataclass(slots=True)
 class State:
-    """Of a tenant: until when nobody takes it, and whose it is."""
+    """Of a tenant: until when nobody takes it, whose it is, and which runs owe something of it."""
 
     free_at: float = 0
     hand: Hand | None = None
     attempts: int = 0
+    untold_by: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -77,10 +79,10 @@ class Books:
     now: float = 0
     places: int = 0
 
-    def add(self, tenant_id: TenantId, *, is_committed: bool = True) -> Change:
+    def add(self, tenant_id: TenantId, *, is_committed: bool = True, is_untold: bool = False) -> Change:
         """Put a change at the end."""
         self.places += 1
-        change = Change(tenant_id, self.places, is_committed)
+        change = Change(tenant_id, self.places, is_committed, is_untold)
         self.changes.append(change)
         return change
 
@@ -181,39 +183,52 @@ class LineMachine(RuleBasedStateMachine):
             state.hand.is_its_own = False
         state.attempts += 1
         assert (turn.attempts, len(turn.change_ids)) == (state.attempts, len(seen))
+        assert turn.is_untold is any(change.is_untold for change in seen)
         state.hand, state.free_at = Hand(turn, seen), self.books.now + LEASE.total_seconds()
         self.hands.append(state.hand)
 
     def _take_hand(self, data: st.DataObject) -> Hand:
         return self.hands.pop(data.draw(st.integers(0, len(self.hands) - 1)))
 
-    def _end(self, hand: Hand, *, rest: float, attempts: int, stays: bool) -> None:
-        """Write down that a turn has ended."""
-        tenant_id = hand.turn.tenant.id
-        self.books.states[tenant_id] = State(self.books.now + rest, None, attempts)
-        if any(change in self.books.changes for change in hand.seen) and stays:
-            self.books.add(tenant_id)
+    def _end(self, hand: Hand, *, rest: float, attempts: int, is_told: bool) -> list[Change]:
+        """Write down that a turn has ended, and give what it has seen and was still there."""
+        run_id, before = hand.turn.run_id, self.books.states[hand.turn.tenant.id]
+        untold_by = before.untold_by - {run_id} if is_told else before.untold_by | {run_id}
+        self.books.states[hand.turn.tenant.id] = State(self.books.now + rest, None, attempts, untold_by)
+        seen = [change for change in self.books.changes if change in hand.seen]
         self.books.changes = [change for change in self.books.changes if change not in hand.seen]
+        return seen
 
     @precondition(lambda self: self.hands)
-    @rule(data=st.data(), has_more=st.booleans())
-    def end(self, data: st.DataObject, has_more: bool) -> None:
+    @rule(data=st.data(), has_more=st.booleans(), is_told=st.booleans())
+    def end(self, data: st.DataObject, has_more: bool, is_told: bool) -> None:
         """A run has done what its turn has seen, or its share of it."""
         hand = self._take_hand(data)
-        assert self.run(self.waiters.line.end(hand.turn, has_more=has_more)) is hand.is_its_own
-        if hand.is_its_own:
-            self._end(hand, rest=0, attempts=0, stays=has_more)
+        ended = self.run(self.waiters.line.end(hand.turn, has_more=has_more, is_told=is_told))
+        assert ended is hand.is_its_own
+        if ended and self._end(hand, rest=0, attempts=0, is_told=is_told) and has_more:
+            self.books.add(hand.turn.tenant.id)
 
     @precondition(lambda self: self.hands)
-    @rule(data=st.data(), progressed=st.booleans())
-    def fail(self, data: st.DataObject, progressed: bool) -> None:
+    @rule(data=st.data(), progressed=st.booleans(), is_told=st.booleans())
+    def fail(self, data: st.DataObject, progressed: bool, is_told: bool) -> None:
         """A turn fails, having done something or nothing."""
         hand = self._take_hand(data)
-        ended = self.run(self.waiters.line.end_failed(hand.turn, "down", rest=REST, progressed=progressed))
+        ended = self.run(
+            self.waiters.line.end_failed(hand.turn, "down", rest=REST, progressed=progressed, is_told=is_told)
+        )
         assert ended is hand.is_its_own
-        if hand.is_its_own:
-            attempts = 1 if progressed else self.books.states[hand.turn.tenant.id].attempts
-            self._end(hand, rest=REST.total_seconds(), attempts=attempts, stays=True)
+        if not ended:
+            return
+        attempts = 1 if progressed else self.books.states[hand.turn.tenant.id].attempts
+        if seen := self._end(hand, rest=REST.total_seconds(), attempts=attempts, is_told=is_told):
+            self.books.add(hand.turn.tenant.id, is_untold=any(change.is_untold for change in seen))
+
+    @rule(run_id=runs, number=tenants)
+    def tell(self, run_id: str, number: int) -> None:
+        """A run has told of all that it did for a tenant."""
+        self.run(self.waiters.line.told(run_id, [self.tenants[number]]))
+        self.books.states[self.tenants[number]].untold_by -= {run_id}
 
     @precondition(lambda self: self.hands)
     @rule(data=st.data())
@@ -222,8 +237,9 @@ class LineMachine(RuleBasedStateMachine):
         hand = self._take_hand(data)
         self.run(self.waiters.line.give_back(hand.turn))
         if hand.is_its_own:
-            attempts = self.books.states[hand.turn.tenant.id].attempts
-            self.books.states[hand.turn.tenant.id] = State(self.books.now, None, attempts)
+            before = self.books.states[hand.turn.tenant.id]
+            attempts, untold_by = before.attempts, before.untold_by
+            self.books.states[hand.turn.tenant.id] = State(self.books.now, None, attempts, untold_by)
 
     @precondition(lambda self: self.hands)
     @rule()
@@ -240,10 +256,15 @@ class LineMachine(RuleBasedStateMachine):
         """A run is found to have ended; it may live all the same."""
         taken = [turn for turn in self.run(self.waiters.line.taken()) if turn.run_id == run_id]
         self.run(self.waiters.line.take_back(dict.fromkeys(taken, REST)))
-        for tenant_id, state in self.books.states.items():
+        self.run(self.waiters.line.add_untold([run_id]))
+        for tenant_id in sorted(self.tenants):
+            state = self.books.states[tenant_id]
             if state.hand is not None and state.hand.turn.run_id == run_id:
                 state.hand.is_its_own = False
-                self.books.states[tenant_id] = State(self.books.now + REST.total_seconds(), None, state.attempts)
+                state.free_at, state.hand = self.books.now + REST.total_seconds(), None
+            if run_id in state.untold_by:
+                state.untold_by -= {run_id}
+                self.books.add(tenant_id, is_untold=True)
 
     @rule()
     def wait(self) -> None:
@@ -263,6 +284,7 @@ class LineMachine(RuleBasedStateMachine):
             for tenant_id, state in self.books.states.items()
             if state.hand is not None
         }
+        assert self.run(self.waiters.line.owing()) == set().union(*(s.untold_by for s in self.books.states.values()))
 
     def teardown(self) -> None:
         """Close the connections."""

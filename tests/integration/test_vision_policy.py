@@ -409,13 +409,13 @@ async def test_calls_under_way_end_before_a_failure_of_the_registry(bench: Bench
     called, broken = asyncio.Event(), asyncio.Event()
 
     class BreaksOff(PostgresVision):
-        """Cannot be reached for the second page."""
+        """Cannot be reached for what is due."""
 
         async def unanalysed(
             self, tenant_id: TenantId, todo: ToDo, *, after: tuple[int, int, str], limit: int
         ) -> Sequence[Medium]:
-            """List one page."""
-            if after < (0, 0, ""):
+            """List what is new."""
+            if todo.part == "new":
                 return await PostgresVision.unanalysed(self, tenant_id, todo, after=after, limit=limit)
             await called.wait()
             broken.set()
@@ -426,8 +426,12 @@ async def test_calls_under_way_end_before_a_failure_of_the_registry(bench: Bench
         await broken.wait()
 
     bench.provider.thinking = think
+    gate = await bench.gate()
+    one_pass = bench.one_pass(gate, world=bench.world, ledger=BreaksOff(bench.world.database))
+    one_pass.limit = 2
     with pytest.raises(DatabaseUnavailable):
-        await bench.analyse(ledger=BreaksOff(bench.world.database))
+        await one_pass.analyse_media()
+    await gate.aclose()
     assert (await bench.day()).used_tokens == 700
     assert await bench.count() == 0
 

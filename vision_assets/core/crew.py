@@ -5,7 +5,7 @@ What is not here: what is decided about turns, and the line itself (`turns.py`);
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic
@@ -13,7 +13,7 @@ from typing import Any, Generic
 import structlog
 
 from vision_assets.core.errors import TurnsFailed, VisionAssetsError
-from vision_assets.core.tenants import Tenant
+from vision_assets.core.tenants import Tenant, TenantId
 from vision_assets.core.turns import LEASE, Ended, Line, Report, Turn, first_of, text_of, will_pass
 
 log = structlog.get_logger(__name__)
@@ -71,11 +71,15 @@ class Crew(Generic[Report]):
         finally:
             await crew._break_off(keeping)
 
-    async def ended(self) -> list[Ended[Report]]:
+    async def ended(self, *, untold: Collection[TenantId] = ()) -> list[Ended[Report]]:
         """Wait for turns to end, and take new ones meanwhile.
 
-        Whoever comes back has told of what the last call gave: these turns end in the line now, and not before. When
-        the line fails, or all turns do, nobody is taken any more, and the error comes when those under way are told of.
+        Whoever comes back has told of what the last call gave, or owes it: these turns end in the line now, and not
+        before. When the line fails, or all turns do, nobody is taken any more, and the error comes when those under way
+        have ended.
+
+        Args:
+            untold: Tenants of whose turns the caller has yet to tell.
 
         Returns:
             At least one; none: the crew is done.
@@ -85,7 +89,7 @@ class Crew(Generic[Report]):
             TurnsFailed: One turn after the other fails, and nothing is done.
         """
         self._watching = asyncio.current_task()
-        await self._end_handed_over()
+        await self._end_handed_over(untold)
         while True:
             await self._fill()
             if not self._turns:
@@ -159,20 +163,23 @@ class Crew(Generic[Report]):
                 self._failures.append(error)
             return ended
 
-    async def _end_handed_over(self) -> None:
+    async def _end_handed_over(self, untold: Collection[TenantId]) -> None:
         try:
             while self._handed_over:
-                await self._end(self._handed_over[0])
+                ended = self._handed_over[0]
+                await self._end(ended, is_told=ended.turn.tenant.id not in untold)
                 del self._handed_over[0]
         except Exception as fault:
             log.exception("line.failed", error_type=type(fault).__name__, outcome="nobody is taken any more")
             self._fault = self._fault or fault
 
-    async def _end(self, ended: Ended[Report]) -> None:
+    async def _end(self, ended: Ended[Report], *, is_told: bool) -> None:
         if ended.error is None:
-            was_ours = await self.line.end(ended.turn, has_more=ended.has_more)
+            was_ours = await self.line.end(ended.turn, has_more=ended.has_more, is_told=is_told)
         else:
-            was_ours = await self.line.end_failed(ended.turn, ended.error, rest=ended.rest, progressed=ended.progressed)
+            was_ours = await self.line.end_failed(
+                ended.turn, ended.error, rest=ended.rest, progressed=ended.progressed, is_told=is_told
+            )
         if not was_ours:
             log.warning("turn.lost", tenant_id=str(ended.turn.tenant.id), outcome="another turn does it again")
 

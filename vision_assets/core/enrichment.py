@@ -98,6 +98,17 @@ class EnrichmentReport:
     failures: list[str] = field(default_factory=list)
     has_more: bool = False
 
+    def __add__(self, later: "EnrichmentReport") -> "EnrichmentReport":
+        """Tell of two passes as of one."""
+        return EnrichmentReport(
+            statuses=self.statuses + later.statuses,
+            albums=self.albums + later.albums,
+            puts=self.puts + later.puts,
+            put_bytes=self.put_bytes + later.put_bytes,
+            failures=self.failures + later.failures,
+            has_more=later.has_more,
+        )
+
 
 class EnrichmentLedger(Protocol):
     """The registry of enriched posts."""

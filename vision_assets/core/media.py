@@ -96,6 +96,17 @@ class MediaReport:
     failures: list[str] = field(default_factory=list)
     has_more: bool = False
 
+    def __add__(self, later: "MediaReport") -> "MediaReport":
+        """Tell of two passes as of one."""
+        return MediaReport(
+            states=self.states + later.states,
+            reasons=self.reasons + later.reasons,
+            puts=self.puts + later.puts,
+            put_bytes=self.put_bytes + later.put_bytes,
+            failures=self.failures + later.failures,
+            has_more=later.has_more,
+        )
+
 
 @dataclass(slots=True)
 class HashReport:

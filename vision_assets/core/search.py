@@ -5,7 +5,7 @@ What is not here: how text becomes vectors (`text.py`), Qdrant and the SQL (`cli
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Literal, Protocol
@@ -182,6 +182,10 @@ class IndexReport:
     expected: int
     healed: bool
     has_more: bool
+
+    def __add__(self, later: "IndexReport") -> "IndexReport":
+        """Tell of two runs as of one; the index stands as after the later one."""
+        return replace(later, upserted=self.upserted + later.upserted, healed=self.healed or later.healed)
 
     @property
     def ready(self) -> bool:

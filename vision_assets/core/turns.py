@@ -5,7 +5,7 @@ and what it has seen stays to do. What is not here: who takes the turns (`crew.p
 (`clients/postgres/turns.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
@@ -46,6 +46,7 @@ class Turn:
         began_at: Aware UTC, by the line's clock; tells this turn from an earlier one of the same run.
         attempts: Turns in succession, with this one, since one ended well, or did something before it failed.
         change_ids: What it has seen of the line.
+        is_untold: A run before has ended without telling of all that it did.
     """
 
     tenant: Tenant
@@ -53,6 +54,7 @@ class Turn:
     began_at: datetime
     attempts: int
     change_ids: Sequence[int] = field(repr=False)
+    is_untold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,23 +94,33 @@ class Line(Protocol):
         """Keep turns of a run, as far as it still has them."""
         ...
 
-    async def end(self, turn: Turn, *, has_more: bool = False) -> bool:
+    async def end(self, turn: Turn, *, has_more: bool = False, is_told: bool = True) -> bool:
         """End a turn that went well; with more to do, the tenant goes to the end of the line.
+
+        Args:
+            is_told: The run has told of all that it did for the tenant; otherwise it owes that.
 
         Returns:
             False: The turn was somebody else's by now, and stays so.
         """
         ...
 
-    async def end_failed(self, turn: Turn, error: str, *, rest: timedelta, progressed: bool = False) -> bool:
+    async def end_failed(
+        self, turn: Turn, error: str, *, rest: timedelta, progressed: bool = False, is_told: bool = True
+    ) -> bool:
         """End a turn that did not end well; the tenant goes to the end of the line, and rests.
 
         Args:
             progressed: Something was done all the same, so attempts count anew.
+            is_told: As for `end`.
 
         Returns:
             False: The turn was somebody else's by now, and stays so.
         """
+        ...
+
+    async def told(self, run_id: str, tenant_ids: Collection[TenantId]) -> None:
+        """Take in that a run owes nothing of these tenants any more."""
         ...
 
     async def give_back(self, turn: Turn) -> None:

@@ -85,6 +85,35 @@ class VisionReport:
     reused_pairs: list[Pair] = field(default_factory=list)
     refused_pairs: list[Pair] = field(default_factory=list)
 
+    def __add__(self, later: "VisionReport") -> "VisionReport":
+        """Tell of two passes as of one; of both, as many pictures are kept as of one."""
+        return VisionReport(
+            methods=self.methods + later.methods,
+            statuses=self.statuses + later.statuses,
+            media=self.media + later.media,
+            kinds=self.kinds + later.kinds,
+            reasons=self.reasons + later.reasons,
+            decisions=self.decisions + later.decisions,
+            reuse=self.reuse + later.reuse,
+            quarantined=self.quarantined + later.quarantined,
+            taken_back=self.taken_back + later.taken_back,
+            audits=self.audits + later.audits,
+            deferred=self.deferred + later.deferred,
+            estimate=later.estimate or self.estimate,
+            analyses=self.analyses + later.analyses,
+            call_milliseconds=self.call_milliseconds + later.call_milliseconds,
+            durations=self.durations + later.durations,
+            puts=self.puts + later.puts,
+            put_bytes=self.put_bytes + later.put_bytes,
+            tokens=self.tokens + later.tokens,
+            failures=self.failures + later.failures,
+            hopeless=self.hopeless or later.hopeless,
+            has_more=later.has_more,
+            looked=[*self.looked, *later.looked][:THUMBNAILS_KEPT],
+            reused_pairs=[*self.reused_pairs, *later.reused_pairs][:PAIRS_KEPT],
+            refused_pairs=[*self.refused_pairs, *later.refused_pairs][:PAIRS_KEPT],
+        )
+
     def tally(self) -> Tally:
         """Tell what the counters are to be raised by for all that was done so far."""
         return Tally(

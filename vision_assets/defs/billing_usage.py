@@ -3,7 +3,7 @@
 What is not here: what a day comes to, and when it is billed anew (`core/billing.py`).
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -67,13 +67,16 @@ class BillingStage:
         """See `steps.Stage`."""
         store, prices = self.s3.connect(), self.token_budget.prices()
 
-        async def work(tenant: Tenant) -> Outcome:
+        async def work(tenant: Tenant) -> Outcome[BillingReport]:
             one_pass = BillingPass(
                 tenant_id=tenant.id, ledger=ledgers.billing, store=store, prices=prices, formats=FORMATS
             )
             report = await one_pass.run(now=datetime.now(UTC))
-            made = Made(BILLING_USAGE, _metadata(tenant, report, bucket=self.s3.bucket))
-            return Outcome(tenant, [made], done=len(report.billed))
+
+            async def show(report: BillingReport) -> Sequence[Made]:
+                return [Made(BILLING_USAGE, _metadata(tenant, report, bucket=self.s3.bucket))]
+
+            return Outcome(tenant, report, show, done=len(report.billed))
 
         yield work
 

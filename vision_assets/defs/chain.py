@@ -3,8 +3,9 @@
 What is not here: the stages (each asset's module), and which tenants (`new_posts.py`).
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import dagster as dg
 import structlog
@@ -31,13 +32,13 @@ class Chained:
     """What a turn did, stage by stage; a `core.turns.Done`.
 
     Attributes:
-        outcomes: Of the stages that came to one.
+        outcomes: Of the stages that came to one, by the first asset of each.
         failures: Of items, and of stages as a whole.
         failed: Assets that were not made, or in parts only.
         broken: Those that will not be made before somebody does something about it.
     """
 
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: dict[dg.AssetKey, Outcome[Any]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     failed: list[dg.AssetKey] = field(default_factory=list)
     broken: list[dg.AssetKey] = field(default_factory=list)
@@ -45,21 +46,21 @@ class Chained:
     @property
     def progressed(self) -> bool:
         """Whether a stage has done something."""
-        return any(outcome.done for outcome in self.outcomes)
+        return any(outcome.done for outcome in self.outcomes.values())
 
     @property
     def has_more(self) -> bool:
         """Whether a stage used its share up."""
-        return any(outcome.has_more for outcome in self.outcomes)
+        return any(outcome.has_more for outcome in self.outcomes.values())
 
     @property
     def hopeless(self) -> bool:
         """Whether something will not pass by itself."""
         return bool(self.broken)
 
-    def add(self, link: Link, outcome: Outcome) -> None:
+    def add(self, link: Link, outcome: Outcome[Any]) -> None:
         """Take in what a stage did."""
-        self.outcomes.append(outcome)
+        self.outcomes[link.assets[0]] = outcome
         self.failures += outcome.failures
         self.failed += link.assets if outcome.failures else ()
         self.broken += link.assets if outcome.hopeless else ()
@@ -70,12 +71,6 @@ class Chained:
         self.failures += [] if text in self.failures else [text]
         self.failed += link.assets
         self.broken += () if will_pass(error) else link.assets
-
-    def events(self, *, with_all: bool) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-        """Tell of the assets in which something has changed, or of all, but for those that are done in parts only."""
-        for outcome in self.outcomes:
-            if (with_all or outcome.done) and not outcome.failures:
-                yield from outcome.events()
 
 
 def chained(links: Sequence[Link]) -> Callable[[Tenant], Awaitable[Chained]]:

@@ -1,6 +1,6 @@
 """`media_objects` and `phash_index`: one pass over each picture's bytes serves both."""
 
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -111,7 +111,7 @@ class MediaStage:
             concurrency=self.media_source.concurrency, decode_threads=self.media_source.decode_threads
         )
 
-        async def work(tenant: Tenant) -> Outcome:
+        async def work(tenant: Tenant) -> Outcome[MediaReport]:
             one_pass = MediaPass(
                 tenant_id=tenant.id,
                 source=source,
@@ -130,15 +130,20 @@ class MediaStage:
             # What the pass above stored is hashed already; this finds what an older algorithm left behind.
             with_old = PHASH_INDEX in self.selected and self.share is None
             hashed = await one_pass.hash_stored_media() if with_old else HashReport()
-            clusters: Metadata = {}
-            if with_old:
-                is_changed = bool(stored.states["stored"] or hashed.hashed)
-                clusters = await _clusters(tenant, ledgers.clusters, is_changed=is_changed)
-            where = folder(self.s3.bucket, "media", tenant.id)
-            made = [_media_objects(tenant, stored, where), _phash_index(tenant, stored, hashed, clusters)]
+
+            async def show(stored: MediaReport) -> Sequence[Made]:
+                clusters: Metadata = {}
+                if with_old:
+                    is_changed = bool(stored.states["stored"] or hashed.hashed)
+                    clusters = await _clusters(tenant, ledgers.clusters, is_changed=is_changed)
+                where = folder(self.s3.bucket, "media", tenant.id)
+                made = [_media_objects(tenant, stored, where), _phash_index(tenant, stored, hashed, clusters)]
+                return [one for one in made if one.asset in self.selected]
+
             return Outcome(
                 tenant,
-                [one for one in made if one.asset in self.selected],
+                stored,
+                show,
                 done=stored.states.total() + hashed.hashed + hashed.reasons.total(),
                 failures=stored.failures + hashed.failures,
                 has_more=stored.has_more,

@@ -5,7 +5,7 @@ What is not here: when it runs (`sensors.py`), and who comes next (`core/crew.py
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -13,7 +13,8 @@ import dagster as dg
 
 from vision_assets.core.crew import Crew
 from vision_assets.core.errors import EXAMPLES
-from vision_assets.core.turns import Ended
+from vision_assets.core.tenants import TenantId
+from vision_assets.core.turns import Ended, Line
 from vision_assets.defs.chain import Chained, Link, chained
 from vision_assets.defs.failures import tell_failed, translated
 from vision_assets.defs.jobs import HAS_AN_END
@@ -21,6 +22,7 @@ from vision_assets.defs.media import MEDIA_OBJECTS, PHASH_INDEX, MediaStage
 from vision_assets.defs.post_enrichment import POST_ENRICHMENT, EnrichmentStage
 from vision_assets.defs.qdrant_collection import QDRANT_COLLECTION, IndexStage
 from vision_assets.defs.steps import Stage
+from vision_assets.defs.untold import Untold
 from vision_assets.defs.vision_results import VISION_RESULTS, VisionStage
 from vision_assets.logs import bound_to_run
 from vision_assets.resources import (
@@ -89,30 +91,45 @@ def take_turns(
     )
     opened = AsyncExitStack()
 
-    async def enter() -> Crew[Chained]:
+    async def enter() -> tuple[Line, Crew[Chained]]:
         opened.enter_context(bound_to_run(trace_id=context.run_id, asset=NEW_POSTS))
         ledgers: Ledgers = await opened.enter_async_context(postgres.open())
         links = [Link(assets, await opened.enter_async_context(stage.open(ledgers))) for assets, stage in stages]
-        return await opened.enter_async_context(
-            Crew.at_work(
-                context.run_id,
-                ledgers.line,
-                chained(links),
-                at_once=new_posts_limits.tenants_at_once,
-                run_seconds=new_posts_limits.run_seconds,
-                idle_seconds=new_posts_limits.idle_seconds,
-            )
+        crew = Crew.at_work(
+            context.run_id,
+            ledgers.line,
+            chained(links),
+            at_once=new_posts_limits.tenants_at_once,
+            run_seconds=new_posts_limits.run_seconds,
+            idle_seconds=new_posts_limits.idle_seconds,
         )
+        return ledgers.line, await opened.enter_async_context(crew)
 
-    done = _Tally()
+    done, untold = _Tally(), Untold([assets[0] for assets, _ in stages])
     try:
         with translated(), asyncio.Runner() as runner:
+
+            def told(tenant_ids: Collection[TenantId]) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+                for tenant_id in tenant_ids:
+                    for outcome in untold.take(tenant_id):
+                        yield from runner.run(outcome.shown()).events()
+
             try:
-                crew = runner.run(enter())
-                # The next call ends these turns in the line: Dagster has their events by then.
-                while ended := runner.run(crew.ended()):
+                line, crew = runner.run(enter())
+                # The next call ends these turns in the line: Dagster has their events by then, or the line knows.
+                while ended := runner.run(crew.ended(untold=untold.tenants)):
                     for turn in ended:
-                        yield from _told(context, done, turn)
+                        red = _seen(context, done, untold, turn)
+                        if red:  # what went well before must not come after it
+                            yield from told([turn.turn.tenant.id])
+                            tell_failed(context, red, str(turn.turn.tenant.id))
+                    due = untold.due()
+                    yield from told(due)
+                    if owed := set(due) - {turn.turn.tenant.id for turn in ended}:
+                        runner.run(line.told(context.run_id, owed))
+                rest = list(untold.tenants)
+                yield from told(rest)
+                runner.run(line.told(context.run_id, rest))
             finally:
                 runner.run(opened.aclose())
     except dg.Failure as failure:
@@ -122,17 +139,22 @@ def take_turns(
     yield dg.Output(None, metadata=done.metadata())
 
 
-def _told(
-    context: dg.OpExecutionContext, done: "_Tally", ended: Ended[Chained]
-) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-    """Tell Dagster of a turn: of all assets, where the turns before it may have ended without telling."""
-    tenant, report = ended.turn.tenant, ended.report
+def _seen(
+    context: dg.OpExecutionContext, done: "_Tally", untold: Untold, ended: Ended[Chained]
+) -> Sequence[dg.AssetKey]:
+    """Take in a turn: all assets are to be told of, where the turns before it may have ended without telling.
+
+    Returns:
+        The assets that are to be red.
+    """
+    turn = ended.turn
     if ended.error is not None:
-        context.log.warning(f"{tenant.name}: {ended.error}")
-    if report is not None:
-        yield from report.events(with_all=ended.turn.attempts > 1 and ended.error is None)
-        tell_failed(context, _to_be_red(ended), str(tenant.id))
+        context.log.warning(f"{turn.tenant.name}: {ended.error}")
+    if ended.report is not None:
+        may_be_untold = turn.attempts > 1 or turn.is_untold
+        untold.add(turn.tenant.id, ended.report, with_all=may_be_untold and ended.error is None)
     done.add(ended)
+    return _to_be_red(ended)
 
 
 def _to_be_red(ended: Ended[Chained]) -> Sequence[dg.AssetKey]:

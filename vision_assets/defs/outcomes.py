@@ -1,8 +1,8 @@
 """What a stage tells of one tenant, and the events of Dagster that it becomes. What is not here: the stages' work."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
 
 import dagster as dg
 
@@ -37,12 +37,24 @@ class Made:
     checks: Sequence[Checked] = ()
 
 
+class Summed(Protocol):
+    """A report of a stage that takes several turns with a tenant."""
+
+    def __add__(self, later: Self, /) -> Self:
+        """Tell of both as of one."""
+        ...
+
+
+Report = TypeVar("Report")
+
+
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Generic[Report]):
     """What a stage did for one tenant.
 
     Attributes:
-        made: Upstream assets first.
+        report: In the stage's own terms.
+        show: Makes of it what is told of each asset, upstream assets first.
         done: Items that are done; what was done before does not count.
         failures: Of items that failed for reasons not their own and stay to do.
         hopeless: One of the reasons will not pass by itself.
@@ -50,7 +62,8 @@ class Outcome:
     """
 
     tenant: Tenant
-    made: Sequence[Made]
+    report: Report
+    show: Callable[[Report], Awaitable[Sequence[Made]]]
     done: int
     failures: Sequence[str] = ()
     hopeless: bool = False
@@ -63,6 +76,27 @@ class Outcome:
             dg.Failure: Items failed; see `failures.raise_if_any`.
         """
         raise_if_any(self.failures, done=self.done, hopeless=self.hopeless)
+
+    async def shown(self) -> "Shown":
+        """Give what is to be told."""
+        return Shown(self.tenant, await self.show(self.report))
+
+
+def joined(earlier: Outcome[Any], later: Outcome[Any]) -> Outcome[Any]:
+    """Tell of two outcomes of a stage as of one; their reports are `Summed`."""
+    return replace(later, report=earlier.report + later.report, done=earlier.done + later.done)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What is told of one tenant.
+
+    Attributes:
+        made: Upstream assets first.
+    """
+
+    tenant: Tenant
+    made: Sequence[Made]
 
     def results(self) -> Iterator[dg.MaterializeResult[None]]:
         """Tell it to a run of one partition, whose downstream steps go on by it."""

@@ -1,12 +1,12 @@
 """`post_enrichment`: what the pictures of a post tell, albums as a whole."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import dagster as dg
 
-from vision_assets.core.enrichment import AGGREGATION_VERSION, EnrichmentPass
+from vision_assets.core.enrichment import AGGREGATION_VERSION, EnrichmentPass, EnrichmentReport
 from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import RETRY
 from vision_assets.defs.metadata import counts_table, folder, megabytes
@@ -78,7 +78,7 @@ class EnrichmentStage:
         """See `steps.Stage`."""
         quota = self.storage_quota.guard(self.s3.connect(), ledgers)
 
-        async def work(tenant: Tenant) -> Outcome:
+        async def work(tenant: Tenant) -> Outcome[EnrichmentReport]:
             provider, model = self.vision_provider.identity(self.vision_policy.policy(tenant))
             one_pass = EnrichmentPass(
                 tenant_id=tenant.id,
@@ -89,18 +89,26 @@ class EnrichmentStage:
                 limit=self.share,
             )
             report = await one_pass.enrich_posts()
-            metadata: Metadata = {
-                "tenant": tenant.name,
-                "posts_enriched": report.statuses.total(),
-                "statuses": counts_table(report.statuses, name="status"),
-                "album_summaries": report.albums,
-                "puts": report.puts,
-                "put_megabytes": megabytes(report.put_bytes),
-                **folder(self.s3.bucket, "album", tenant.id),
-            }
-            made = Made(POST_ENRICHMENT, metadata)
+
+            async def show(report: EnrichmentReport) -> Sequence[Made]:
+                metadata: Metadata = {
+                    "tenant": tenant.name,
+                    "posts_enriched": report.statuses.total(),
+                    "statuses": counts_table(report.statuses, name="status"),
+                    "album_summaries": report.albums,
+                    "puts": report.puts,
+                    "put_megabytes": megabytes(report.put_bytes),
+                    **folder(self.s3.bucket, "album", tenant.id),
+                }
+                return [Made(POST_ENRICHMENT, metadata)]
+
             return Outcome(
-                tenant, [made], done=report.statuses.total(), failures=report.failures, has_more=report.has_more
+                tenant,
+                report,
+                show,
+                done=report.statuses.total(),
+                failures=report.failures,
+                has_more=report.has_more,
             )
 
         yield work

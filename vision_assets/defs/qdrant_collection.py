@@ -1,13 +1,13 @@
 """`qdrant_collection`: a tenant's posts, to be searched."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import dagster as dg
 
 from vision_assets.core import text
-from vision_assets.core.search import index_posts
+from vision_assets.core.search import IndexReport, index_posts
 from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import RETRY
 from vision_assets.defs.metadata import counts_table
@@ -62,23 +62,26 @@ class IndexStage:
         """See `steps.Stage`."""
         async with self.qdrant.open() as index:
 
-            async def work(tenant: Tenant) -> Outcome:
+            async def work(tenant: Tenant) -> Outcome[IndexReport]:
                 progress = ProgressLog(self.log, "qdrant_collection: posts")
                 report = await index_posts(
                     tenant.id, ledger=ledgers.index, index=index, on_progress=progress, limit=self.share
                 )
-                metadata: Metadata = {
-                    "tenant": tenant.name,
-                    "collection": report.collection,
-                    "upserted": report.upserted,
-                    "points": report.points,
-                    "posts": report.expected,
-                    "skipped": counts_table(report.skipped, name="reason"),
-                    "ready": report.ready,
-                    "healed": report.healed,
-                    "dagster/row_count": report.points,
-                }
-                made = Made(QDRANT_COLLECTION, metadata)
-                return Outcome(tenant, [made], done=report.upserted, has_more=report.has_more)
+
+                async def show(report: IndexReport) -> Sequence[Made]:
+                    metadata: Metadata = {
+                        "tenant": tenant.name,
+                        "collection": report.collection,
+                        "upserted": report.upserted,
+                        "points": report.points,
+                        "posts": report.expected,
+                        "skipped": counts_table(report.skipped, name="reason"),
+                        "ready": report.ready,
+                        "healed": report.healed,
+                        "dagster/row_count": report.points,
+                    }
+                    return [Made(QDRANT_COLLECTION, metadata)]
+
+                return Outcome(tenant, report, show, done=report.upserted, has_more=report.has_more)
 
             yield work

@@ -78,11 +78,13 @@ def new_posts(
     async def first_in_line() -> Waiting | None:
         async with postgres.open() as ledgers:
             taken = await ledgers.line.taken()
-            runs = {run_id: instance.get_run_by_id(run_id) for run_id in {turn.run_id for turn in taken}}
+            owing = await ledgers.line.owing()
+            runs = {run_id: instance.get_run_by_id(run_id) for run_id in owing | {turn.run_id for turn in taken}}
             ended = {run_id for run_id, run in runs.items() if run is None or run.is_finished}
             lost = [turn for turn in taken if turn.run_id in ended]
             rests = {turn: rest_after(turn.attempts, longest=LONGEST_REST_OF_LOST) for turn in lost}
             await ledgers.line.take_back(rests)
+            await ledgers.line.add_untold(ended & owing)
             await ledgers.line.add_due(now)
             return await ledgers.line.first_waiting()
 

@@ -9,21 +9,25 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import dagster as dg
 
 from vision_assets.core.errors import EXAMPLES, TenantUnknown
 from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import translated
-from vision_assets.defs.outcomes import Event, Outcome
+from vision_assets.defs.outcomes import Event, Outcome, Shown
 from vision_assets.logs import bound_to_run
 from vision_assets.resources import Ledgers, PostgresResource
 
 GIVE_UP_AFTER = 3
 """Tenants in succession that fail for a passing reason, with nothing done: then something is down for all of them."""
 
-Work: TypeAlias = Callable[[Tenant], Awaitable[Outcome]]
+Work: TypeAlias = Callable[[Tenant], Awaitable[Outcome[Any]]]
+
+
+Attempt: TypeAlias = Callable[[str], tuple[Outcome[Any], Shown]]
+"""Does a stage's work for a partition."""
 
 
 class Stage(Protocol):
@@ -43,21 +47,21 @@ def run_stage(context: dg.AssetExecutionContext, postgres: PostgresResource, sta
     Raises:
         dg.Failure: See `run_for_tenants`.
     """
-    for outcome in run_for_tenants(context, postgres, stage):
-        yield from outcome.results() if context.has_partition_key else outcome.events()
+    for shown in run_for_tenants(context, postgres, stage):
+        yield from shown.results() if context.has_partition_key else shown.events()
     if not context.has_partition_key:
         # Dagster wants an output of each check, and evaluations that name their partition have none.
         yield from (dg.Output(None, name) for name in context.assets_def.check_specs_by_output_name)
 
 
-def run_for_tenants(context: dg.AssetExecutionContext, postgres: PostgresResource, stage: Stage) -> Iterator[Outcome]:
+def run_for_tenants(context: dg.AssetExecutionContext, postgres: PostgresResource, stage: Stage) -> Iterator[Shown]:
     """Do a stage's work for each tenant of the run's partitions, one after the other; each fails alone.
 
     A tenant that is not active is left out of a range. One that fails for a passing reason is tried once more when the
     others are done.
 
     Yields:
-        Each tenant's outcome, as soon as it is there, if no item failed.
+        What is told of each tenant, as soon as it is there, if no item failed.
 
     Raises:
         dg.Failure: One partition: as it failed, see `failures.translated` and `raise_if_any`. A range: in the end;
@@ -66,9 +70,9 @@ def run_for_tenants(context: dg.AssetExecutionContext, postgres: PostgresResourc
     keys = context.partition_keys
     with _opened(context, postgres, stage) as attempt:
         if context.has_partition_key:
-            outcome = attempt(context.partition_key)
+            outcome, shown = attempt(context.partition_key)
             outcome.raise_if_failed()
-            yield outcome
+            yield shown
             return
         taken = _Range(context, attempt)
         yield from taken.run(keys)
@@ -86,9 +90,7 @@ def run_for_tenants(context: dg.AssetExecutionContext, postgres: PostgresResourc
 
 
 @contextmanager
-def _opened(
-    context: dg.AssetExecutionContext, postgres: PostgresResource, stage: Stage
-) -> Iterator[Callable[[str], Outcome]]:
+def _opened(context: dg.AssetExecutionContext, postgres: PostgresResource, stage: Stage) -> Iterator[Attempt]:
     """Open a stage in an event loop of this step, and give what does its work for a partition, failures included.
 
     A step is synchronous around one `asyncio.Runner`: on cancellation all tasks end and their clean-up completes.
@@ -104,10 +106,11 @@ def _opened(
             with translated():
                 ledgers, work = runner.run(enter())
 
-            async def one(key: str) -> Outcome:
-                return await work(await ledgers.tenant(key))
+            async def one(key: str) -> tuple[Outcome[Any], Shown]:
+                outcome = await work(await ledgers.tenant(key))
+                return outcome, await outcome.shown()
 
-            def attempt(key: str) -> Outcome:
+            def attempt(key: str) -> tuple[Outcome[Any], Shown]:
                 identity = bound_to_run(trace_id=context.run.run_id, tenant_id=key, asset=_asset(context))
                 with identity, translated():
                     return runner.run(one(key), context=copy_context())
@@ -133,17 +136,17 @@ class _Range:
     """
 
     context: dg.AssetExecutionContext
-    attempt: Callable[[str], Outcome]
+    attempt: Attempt
     failures: dict[str, str] = field(default_factory=dict)
     passing: list[str] = field(default_factory=list)
 
-    def run(self, keys: Sequence[str]) -> Iterator[Outcome]:
+    def run(self, keys: Sequence[str]) -> Iterator[Shown]:
         """Try each; when something is down for all, name the rest as failed and end."""
         in_succession = 0
         for tried, key in enumerate(keys, start=1):
-            outcome: Outcome | None = None
+            outcome: Outcome[Any] | None = None
             try:
-                outcome = self.attempt(key)
+                outcome, shown = self.attempt(key)
                 outcome.raise_if_failed()
             except Exception as error:
                 if isinstance(error.__cause__, TenantUnknown):
@@ -164,4 +167,4 @@ class _Range:
                 continue
             in_succession = 0
             self.failures.pop(key, None)
-            yield outcome
+            yield shown

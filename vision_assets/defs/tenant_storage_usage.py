@@ -110,8 +110,8 @@ def tenant_storage_usage(
     """Reconcile the tenants of the run, each by itself, and check their levels."""
     stage = StorageUsageStage(s3=s3, storage_quota=storage_quota, token_budget=token_budget, log=context.log)
     is_selected = TENANT_STORAGE_USAGE in context.selected_asset_keys
-    for outcome in run_for_tenants(context, postgres, stage):
-        yield from (event for event in outcome.events() if is_selected or isinstance(event, dg.AssetCheckEvaluation))
+    for shown in run_for_tenants(context, postgres, stage):
+        yield from (event for event in shown.events() if is_selected or isinstance(event, dg.AssetCheckEvaluation))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +131,7 @@ class StorageUsageStage:
         gate = self.token_budget.gate(ledgers)
         strays: list[StrayFolder] | None = None  # of the bucket, so they are looked for once
 
-        async def work(tenant: Tenant) -> Outcome:
+        async def work(tenant: Tenant) -> Outcome[_Seen]:
             nonlocal strays
             report = await Reconciliation(
                 tenant_id=tenant.id,
@@ -150,8 +150,12 @@ class StorageUsageStage:
                 budget_gauges(await gate.windows(tenant.id), tenant_name=tenant.name),
                 lost_calls,
             )
-            made = Made(TENANT_STORAGE_USAGE, _metadata(tenant, seen, strays), seen.checks(tenant))
-            return Outcome(tenant, [made], done=report.listed_objects)
+            found = strays
+
+            async def show(seen: _Seen) -> Sequence[Made]:
+                return [Made(TENANT_STORAGE_USAGE, _metadata(tenant, seen, found), seen.checks(tenant))]
+
+            return Outcome(tenant, seen, show, done=report.listed_objects)
 
         yield work
 

@@ -16,6 +16,7 @@ from vision_assets.core.errors import TransientError
 from vision_assets.core.quote import Quote
 from vision_assets.core.quoting import Quoting
 from vision_assets.core.tenants import Tenant
+from vision_assets.core.vision_report import VisionReport
 from vision_assets.defs.failures import RETRY
 from vision_assets.defs.metadata import counts_table, folder
 from vision_assets.defs.outcomes import Checked, Event, Made, Metadata, Outcome
@@ -116,7 +117,7 @@ class VisionStage:
         quota = self.storage_quota.guard(store, ledgers)
         async with self.vision_provider.open() as providers:
 
-            async def work(tenant: Tenant) -> Outcome:
+            async def work(tenant: Tenant) -> Outcome[VisionReport]:
                 policy = self.vision_policy.policy(tenant)
                 provider, local = await providers.of(tenant.id, policy), await providers.reader(policy)
                 async with aclosing(self.token_budget.gate(ledgers, provider=provider.name)) as gate:
@@ -133,40 +134,46 @@ class VisionStage:
                         price=self.token_budget.prices().get(provider.name),
                         limit=self.share,
                     )
-                    seen = await self._look(tenant, one_pass, ledgers, gate)
-                    return _outcome(tenant, seen, folder(self.s3.bucket, "vision", tenant.id))
+                    quote, report = await self._look(one_pass, ledgers)
+
+                async def show(report: VisionReport) -> Sequence[Made]:
+                    since = datetime.now(UTC) - AUDITED_WITHIN
+                    audits = await ledgers.vision.audits(tenant.id, provider=provider, since=since)
+                    identity = f"{provider.name} {provider.model} {provider.fingerprint}"
+                    async with aclosing(self.token_budget.gate(ledgers, provider=provider.name)) as gate:
+                        seen = Seen(report, quote, identity, await _budget_of(tenant, gate), audits)
+                    return [_made(tenant, seen, folder(self.s3.bucket, "vision", tenant.id))]
+
+                return Outcome(
+                    tenant,
+                    report,
+                    show,
+                    done=report.statuses.total(),
+                    failures=report.failures,
+                    hopeless=report.hopeless,
+                    has_more=report.has_more,
+                )
 
             yield work
 
-    async def _look(self, tenant: Tenant, one_pass: VisionPass, ledgers: Ledgers, gate: BudgetGate) -> Seen:
+    async def _look(self, one_pass: VisionPass, ledgers: Ledgers) -> tuple[Quote | None, VisionReport]:
         quote, to_do = None, None
         if self.share is None:
             quote = await _quote_of(one_pass, ledgers)
             to_do = await one_pass.count() if quote is None else quote.work.media
         one_pass.on_progress = ProgressLog(self.log, "vision_results: pictures", to_do)
-        report = await one_pass.analyse_media()
-        provider, since = one_pass.provider, datetime.now(UTC) - AUDITED_WITHIN
-        audits = await ledgers.vision.audits(tenant.id, provider=provider, since=since)
-        identity = f"{provider.name} {provider.model} {provider.fingerprint}"
-        return Seen(report, quote, identity, await _budget_of(tenant, gate), audits)
+        return quote, await one_pass.analyse_media()
 
 
-def _outcome(tenant: Tenant, seen: Seen, where: Metadata) -> Outcome:
-    report, audits = seen.report, seen.audits
+def _made(tenant: Tenant, seen: Seen, where: Metadata) -> Made:
+    audits = seen.audits
     figures = {
         "agreeing": dg.MetadataValue.int(audits.agreeing),
         "differing": dg.MetadataValue.int(audits.differing),
         "differences": counts_table(audits.differences, name="in"),
     }
     check = Checked(REUSE_AGREEMENT, agreement(audits), figures)
-    return Outcome(
-        tenant,
-        [Made(VISION_RESULTS, {**vision_metadata(tenant, seen), **where}, [check])],
-        done=report.statuses.total(),
-        failures=report.failures,
-        hopeless=report.hopeless,
-        has_more=report.has_more,
-    )
+    return Made(VISION_RESULTS, {**vision_metadata(tenant, seen), **where}, [check])
 
 
 async def _quote_of(one_pass: VisionPass, ledgers: Ledgers) -> Quote | None:

@@ -1,6 +1,6 @@
 """The line of tenants that have something to do, in Postgres. What is not here: who works on them (`core/crew.py`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -30,7 +30,7 @@ class PostgresLine:
                 return None
             if row["is_won"]:
                 tenant = Tenant(TenantId(row["id"]), row["name"], row["settings"])
-                return Turn(tenant, run_id, row["began_at"], row["attempts"], row["change_ids"])
+                return Turn(tenant, run_id, row["began_at"], row["attempts"], row["change_ids"], row["is_untold"])
 
     async def prolong(self, run_id: str, turns: Sequence[Turn], *, lease: timedelta) -> None:
         """See the Protocol."""
@@ -43,16 +43,22 @@ class PostgresLine:
                 began_at=[turn.began_at for turn in turns],
             )
 
-    async def end(self, turn: Turn, *, has_more: bool = False) -> bool:
+    async def end(self, turn: Turn, *, has_more: bool = False, is_told: bool = True) -> bool:
         """See the Protocol."""
-        return await self._end(turn, has_more=has_more, attempts=0, rest=timedelta(), error=None)
+        return await self._end(turn, has_more=has_more, attempts=0, rest=timedelta(), error=None, is_told=is_told)
 
-    async def end_failed(self, turn: Turn, error: str, *, rest: timedelta, progressed: bool = False) -> bool:
+    async def end_failed(
+        self, turn: Turn, error: str, *, rest: timedelta, progressed: bool = False, is_told: bool = True
+    ) -> bool:
         """See the Protocol."""
         attempts = 1 if progressed else turn.attempts
-        return await self._end(turn, has_more=True, attempts=attempts, rest=rest, error=storable(error))
+        return await self._end(
+            turn, has_more=True, attempts=attempts, rest=rest, error=storable(error), is_told=is_told
+        )
 
-    async def _end(self, turn: Turn, *, has_more: bool, attempts: int, rest: timedelta, error: str | None) -> bool:
+    async def _end(
+        self, turn: Turn, *, has_more: bool, attempts: int, rest: timedelta, error: str | None, is_told: bool
+    ) -> bool:
         async with self.database.connection() as connection:
             was_ours: bool = await sql.end_turn(
                 connection,
@@ -62,8 +68,14 @@ class PostgresLine:
                 error=error,
                 change_ids=turn.change_ids,
                 has_more=has_more,
+                is_told=is_told,
             )
             return was_ours
+
+    async def told(self, run_id: str, tenant_ids: Collection[TenantId]) -> None:
+        """See the Protocol."""
+        async with self.database.connection() as connection:
+            await sql.told(connection, run_id=run_id, tenant_ids=list(tenant_ids))
 
     async def give_back(self, turn: Turn) -> None:
         """See the Protocol."""
@@ -86,6 +98,16 @@ class PostgresLine:
                 rests=list(rests.values()),
                 run_ids=[turn.run_id for turn in rests],
             )
+
+    async def owing(self) -> set[str]:
+        """List the runs that have yet to tell of turns that have ended."""
+        async with self.database.connection() as connection:
+            return {row["run_id"] async for row in sql.owing(connection)}
+
+    async def add_untold(self, run_ids: Collection[str]) -> None:
+        """Put the tenants in line of whose turns these runs, which have ended, have not told."""
+        async with self.database.connection() as connection:
+            await sql.add_untold(connection, run_ids=list(run_ids))
 
     async def add_due(self, now: datetime) -> None:
         """Put the tenants in line that have deferred pictures whose time has come.

@@ -19,10 +19,14 @@ WITH next AS (
     RETURNING w.tenant_id, w.began_at, w.attempts
 )
 SELECT t.id, t.name, t.settings, taken.began_at, taken.attempts, taken.tenant_id IS NOT NULL AS is_won,
-       array(SELECT c.id FROM tenant_changes c WHERE c.tenant_id = t.id ORDER BY c.id LIMIT :row_limit) AS change_ids
+       seen.change_ids, seen.is_untold
 FROM next
 JOIN tenants t ON t.id = next.tenant_id
-LEFT JOIN taken ON taken.tenant_id = next.tenant_id;
+LEFT JOIN taken ON taken.tenant_id = next.tenant_id
+CROSS JOIN LATERAL (
+    SELECT array_agg(c.id) AS change_ids, bool_or(c.is_untold) AS is_untold
+    FROM (SELECT id, is_untold FROM tenant_changes WHERE tenant_id = t.id ORDER BY id LIMIT :row_limit) c
+) seen;
 
 -- name: prolong(run_id, lease, tenant_ids, began_at)!
 -- Keep what a run still has.
@@ -30,20 +34,23 @@ UPDATE tenant_turns w SET free_at = now() + :lease
 FROM unnest(:tenant_ids::uuid[], :began_at::timestamptz[]) AS own (tenant_id, began_at)
 WHERE w.tenant_id = own.tenant_id AND w.began_at = own.began_at AND w.run_id = :run_id;
 
--- name: end_turn(tenant_id, run_id, began_at, attempts, rest, error, change_ids, has_more)$
+-- name: end_turn(tenant_id, run_id, began_at, attempts, rest, error, change_ids, has_more, is_told)$
 -- End a turn that the run still has, and tell whether it had it: the changes that it has seen go. Where something is left
--- to do, one stands for them all, as old as they are, at the end of the line.
+-- to do, one stands for them all, as old as they are, at the end of the line. What the run has yet to tell of is kept.
 WITH ended AS (
-    UPDATE tenant_turns SET run_id = NULL, free_at = now() + :rest, error = :error, attempts = :attempts
+    UPDATE tenant_turns SET
+        run_id = NULL, free_at = now() + :rest, error = :error, attempts = :attempts,
+        untold_by = array_remove(untold_by, :run_id) || CASE WHEN :is_told::boolean THEN '{}' ELSE ARRAY[:run_id] END
     WHERE tenant_id = :tenant_id AND run_id = :run_id AND began_at = :began_at
     RETURNING tenant_id
 ), seen AS (
     DELETE FROM tenant_changes c USING ended
     WHERE c.tenant_id = ended.tenant_id AND c.id = ANY(:change_ids::bigint[])
-    RETURNING c.tenant_id, c.changed_at
+    RETURNING c.tenant_id, c.changed_at, c.is_untold
 ), left_over AS (
-    INSERT INTO tenant_changes (tenant_id, changed_at)
-    SELECT tenant_id, min(changed_at) FROM seen WHERE :has_more::boolean GROUP BY tenant_id
+    INSERT INTO tenant_changes (tenant_id, changed_at, is_untold)
+    SELECT tenant_id, min(changed_at), bool_or(is_untold) AND :error::text IS NOT NULL
+    FROM seen WHERE :has_more::boolean GROUP BY tenant_id
 )
 SELECT EXISTS (SELECT FROM ended);
 
@@ -51,6 +58,25 @@ SELECT EXISTS (SELECT FROM ended);
 -- End a turn that was broken off: what it has seen stays, and it stays an attempt.
 UPDATE tenant_turns SET run_id = NULL, free_at = now()
 WHERE tenant_id = :tenant_id AND run_id = :run_id AND began_at = :began_at;
+
+-- name: told(run_id, tenant_ids)!
+-- A run has told of all that it did for these tenants.
+UPDATE tenant_turns SET untold_by = array_remove(untold_by, :run_id)
+WHERE tenant_id = ANY(:tenant_ids::uuid[]) AND :run_id = ANY(untold_by);
+
+-- name: owing()
+-- The runs that have yet to tell of something.
+SELECT DISTINCT unnest(untold_by) AS run_id FROM tenant_turns;
+
+-- name: add_untold(run_ids)!
+-- Enter the tenants of whose turns these runs have not told, and will not.
+WITH owed AS (
+    UPDATE tenant_turns SET
+        untold_by = array(SELECT run_id FROM unnest(untold_by) run_id WHERE run_id <> ALL(:run_ids::text[]))
+    WHERE untold_by && :run_ids::text[]
+    RETURNING tenant_id
+)
+INSERT INTO tenant_changes (tenant_id, is_untold) SELECT tenant_id, true FROM owed ORDER BY tenant_id;
 
 -- name: taken()
 -- The turns that runs have, and how many in succession did not end well before.
