@@ -17,8 +17,8 @@ demo: install ## Run the main job on the shipped examples and show what came out
 up: install ## Run the embedded parts, the Dagster UI and its daemon until Ctrl-C
 	@exec $(BIN)/vision-assets up
 
-test: lint ## Lint and run all tests
-	$(BIN)/pytest
+test: lint ## Lint and run all tests, the files of two at a time
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 chaos: install ## Run the kill and race tests in their long form
 	$(BIN)/pytest -m chaos --long

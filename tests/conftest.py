@@ -1,6 +1,6 @@
 """What tests of every folder share: the real embedded parts, and a database and bucket for each test."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -13,12 +13,26 @@ from tests.devstack import own_data_dir
 from vision_assets.clients.postgres.migrate import migrate
 from vision_assets.devstack import s3
 from vision_assets.devstack.parts import start_parts
+from vision_assets.logs import configure_logging
 from vision_assets.settings import Settings
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the kill and race tests run in their long form."""
     parser.addoption("--long", action="store_true", help="run the chaos tests in their long form")
+
+
+def pytest_configure() -> None:
+    """Log as the project does; by itself, structlog draws each traceback with all local variables, for seconds."""
+    configure_logging()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Spell out half characters in what a test has logged: they cannot be sent by the process that ran it."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ What is not here: when it runs (`sensors.py`), and who comes next (`core/crew.py
 """
 
 import asyncio
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -13,7 +13,6 @@ import dagster as dg
 
 from vision_assets.core.crew import Crew
 from vision_assets.core.errors import EXAMPLES
-from vision_assets.core.tenants import TenantId
 from vision_assets.core.turns import Ended, Line
 from vision_assets.defs.chain import Chained, Link, chained
 from vision_assets.defs.failures import tell_failed, translated
@@ -108,27 +107,21 @@ def take_turns(
     done, untold = _Tally(), Untold([assets[0] for assets, _ in stages])
     try:
         with translated(), asyncio.Runner() as runner:
-
-            def told(tenant_ids: Collection[TenantId]) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-                for tenant_id in tenant_ids:
-                    for outcome in untold.take(tenant_id):
-                        yield from runner.run(outcome.shown()).events()
-
             try:
                 line, crew = runner.run(enter())
                 # The next call ends these turns in the line: Dagster has their events by then, or the line knows.
                 while ended := runner.run(crew.ended(untold=untold.tenants)):
-                    for turn in ended:
-                        red = _seen(context, done, untold, turn)
-                        if red:  # what went well before must not come after it
-                            yield from told([turn.turn.tenant.id])
-                            tell_failed(context, red, str(turn.turn.tenant.id))
+                    for one in ended:
+                        if red := _seen(context, done, untold, one):
+                            # What went well before must not come after it.
+                            yield from runner.run(untold.events([one.turn.tenant.id]))
+                            tell_failed(context, red, str(one.turn.tenant.id))
                     due = untold.due()
-                    yield from told(due)
-                    if owed := set(due) - {turn.turn.tenant.id for turn in ended}:
+                    yield from runner.run(untold.events(due))
+                    if owed := set(due) - {one.turn.tenant.id for one in ended}:
                         runner.run(line.told(context.run_id, owed))
                 rest = list(untold.tenants)
-                yield from told(rest)
+                yield from runner.run(untold.events(rest))
                 runner.run(line.told(context.run_id, rest))
             finally:
                 runner.run(opened.aclose())

@@ -24,9 +24,11 @@ class Untold:
 
     Attributes:
         order: Of the stages, by the first asset of each.
+        every_seconds: A tenant is told of.
     """
 
     order: Sequence[dg.AssetKey]
+    every_seconds: float = TELL_EVERY_SECONDS
     _outcomes: dict[TenantId, dict[dg.AssetKey, Outcome[Any]]] = field(default_factory=dict)
     _told_at: dict[TenantId, float] = field(default_factory=dict)
 
@@ -49,11 +51,15 @@ class Untold:
 
     def due(self) -> list[TenantId]:
         """Give those of whom it is time to tell; the first time it is at once."""
-        before = time.monotonic() - TELL_EVERY_SECONDS
+        before = time.monotonic() - self.every_seconds
         return [tenant_id for tenant_id in self._outcomes if self._told_at.get(tenant_id, before) <= before]
 
-    def take(self, tenant_id: TenantId) -> list[Outcome[Any]]:
-        """Give what is to be told of a tenant, upstream assets first, once; it is told now."""
-        self._told_at[tenant_id] = time.monotonic()
-        outcomes = self._outcomes.pop(tenant_id, {})
-        return [outcomes[asset] for asset in self.order if asset in outcomes]
+    async def events(self, tenant_ids: Sequence[TenantId]) -> list[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+        """Give what is to be told of tenants, upstream assets first, once: whoever asks tells it now."""
+        told: list[dg.AssetMaterialization | dg.AssetCheckEvaluation] = []
+        for tenant_id in tenant_ids:
+            self._told_at[tenant_id] = time.monotonic()
+            outcomes = self._outcomes.pop(tenant_id, {})
+            for outcome in [outcomes[asset] for asset in self.order if asset in outcomes]:
+                told += (await outcome.shown()).events()
+        return told
