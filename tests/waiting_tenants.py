@@ -46,6 +46,11 @@ class Waiters:
         await self.run(POST, post_id, tenant_id, next(self._messages))
         return post_id
 
+    async def seq(self, post_id: UUID) -> int:
+        """The place of a post in the order of all."""
+        seq: int = await self.database.pool.fetchval("SELECT seq FROM posts WHERE id = $1", post_id)
+        return seq
+
     async def show(self, tenant_id: TenantId) -> UUID:
         """A new post with a picture that is to do."""
         post_id = await self.post(tenant_id)

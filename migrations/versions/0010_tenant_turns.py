@@ -15,6 +15,7 @@ CREATE TABLE tenant_changes (                 -- a row a tenant and statement; a
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     tenant_id   uuid NOT NULL REFERENCES tenants (id) ON DELETE CASCADE,
     changed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    since       bigint NOT NULL DEFAULT 0,     -- seq of the first post that is concerned; 2^63 - 1: none is
     is_untold   boolean NOT NULL DEFAULT false  -- a run that ended has not told of what it did
 );
 CREATE INDEX tenant_changes_tenant ON tenant_changes (tenant_id, id);
@@ -29,28 +30,34 @@ CREATE TABLE tenant_turns (                   -- who works on a tenant, or how t
     untold_by   text[] NOT NULL DEFAULT '{}'  -- runs that have yet to tell of what they did
 );
 
--- EXCEPT, not a join: its plan is kept for all statements, and must do for one row and for a million.
+-- EXCEPT, not a join of the two: its plan is kept for all statements, and must do for one row and for a million.
 CREATE FUNCTION add_to_tenant_changes() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF TG_OP = 'INSERT' THEN
-        INSERT INTO tenant_changes (tenant_id) SELECT DISTINCT tenant_id FROM added;
+    IF TG_OP = 'INSERT' AND TG_TABLE_NAME = 'posts' THEN
+        INSERT INTO tenant_changes (tenant_id, since) SELECT tenant_id, min(seq) FROM added GROUP BY tenant_id;
+    ELSIF TG_OP = 'INSERT' THEN
+        INSERT INTO tenant_changes (tenant_id, since)
+        SELECT a.tenant_id, min(p.seq) FROM added a JOIN posts p ON p.id = a.post_id GROUP BY a.tenant_id;
     ELSIF TG_OP = 'DELETE' AND TG_TABLE_NAME = 'post_media' THEN  -- those of a post that goes itself are its change
-        INSERT INTO tenant_changes (tenant_id)
-        SELECT DISTINCT r.tenant_id FROM removed r JOIN posts p ON p.id = r.post_id;
+        INSERT INTO tenant_changes (tenant_id, since)
+        SELECT r.tenant_id, min(p.seq) FROM removed r JOIN posts p ON p.id = r.post_id GROUP BY r.tenant_id;
     ELSIF TG_OP = 'DELETE' THEN  -- of a tenant that goes itself nothing is kept
-        INSERT INTO tenant_changes (tenant_id)
-        SELECT DISTINCT r.tenant_id FROM removed r JOIN tenants t ON t.id = r.tenant_id;
+        INSERT INTO tenant_changes (tenant_id, since)
+        SELECT DISTINCT r.tenant_id, 9223372036854775807 FROM removed r JOIN tenants t ON t.id = r.tenant_id;
     ELSIF TG_TABLE_NAME = 'posts' THEN
-        INSERT INTO tenant_changes (tenant_id)
-        SELECT DISTINCT tenant_id FROM (
-            SELECT tenant_id, id, channel_id, grouped_id, text FROM added
-            EXCEPT SELECT tenant_id, id, channel_id, grouped_id, text FROM removed) changed;
+        INSERT INTO tenant_changes (tenant_id, since)
+        SELECT tenant_id, min(seq) FROM (
+            SELECT tenant_id, seq, id, channel_id, grouped_id, text FROM added
+            EXCEPT SELECT tenant_id, seq, id, channel_id, grouped_id, text FROM removed) changed
+        GROUP BY tenant_id;
     ELSIF TG_TABLE_NAME = 'post_media' THEN  -- what becomes of a reference that was to do is no change
-        INSERT INTO tenant_changes (tenant_id)
-        SELECT DISTINCT tenant_id FROM (
+        INSERT INTO tenant_changes (tenant_id, since)
+        SELECT c.tenant_id, min(p.seq) FROM (
             SELECT tenant_id, post_id, position, source_uri FROM added WHERE state = 'pending'
-            EXCEPT SELECT tenant_id, post_id, position, source_uri FROM removed WHERE state = 'pending') changed;
-    ELSE
+            EXCEPT SELECT tenant_id, post_id, position, source_uri FROM removed WHERE state = 'pending') c
+        JOIN posts p ON p.id = c.post_id
+        GROUP BY c.tenant_id;
+    ELSE  -- a channel: its name is searched for with each of its posts
         INSERT INTO tenant_changes (tenant_id)
         SELECT DISTINCT tenant_id FROM (
             SELECT tenant_id, id, username, title FROM added EXCEPT SELECT tenant_id, id, username, title FROM removed

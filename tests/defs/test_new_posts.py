@@ -43,6 +43,8 @@ SELECT gen_random_uuid(), tenant_id, id, 1000 + number, now(), 'words'
 FROM channels, generate_series(1, $2) number WHERE tenant_id = $1
 """
 CHANGE = "INSERT INTO tenant_changes (tenant_id) VALUES ($1)"
+CHANGE_OF_NONE = "INSERT INTO tenant_changes (tenant_id, since) VALUES ($1, 2 ^ 62)"
+OF_BEFORE = "SELECT count(*) FROM post_enrichment WHERE params_hash = 'of before'"
 TO_DO = "SELECT tenant_id FROM tenant_changes"
 RESULTS = "SELECT tenant_id, count(*) FROM vision_results GROUP BY 1"
 INDEXED = "SELECT tenant_id, count(*) FROM search_index GROUP BY 1"
@@ -207,6 +209,29 @@ def test_only_what_changed_is_told(stage: Stage) -> None:
         stage.execute(POSTS, tenant.id, 1)
         assert made(stage.run(instance)) == {("qdrant_collection", str(tenant.id)): 1}
     assert dict(stage.execute(INDEXED))[tenant.id] == 2
+
+
+def test_posts_of_before_are_not_looked_at_again(stage: Stage) -> None:
+    """A turn takes what has changed, and what shows the pictures that it did; after one that broke off, everything."""
+    tenant = stage.tenant("one", pictures=2)
+    with dg.DagsterInstance.ephemeral() as instance:
+        stage.run(instance)
+        stage.execute("UPDATE post_enrichment SET params_hash = 'of before'")
+        stage.execute(POSTS, tenant.id, 1)
+        assert set(made(stage.run(instance))) == {("qdrant_collection", str(tenant.id))}
+        assert stage.execute(OF_BEFORE) == [(2,)]
+        # As after a reuse that was denied: one of the pictures has no result any more.
+        stage.execute("DELETE FROM vision_results WHERE sha256 = (SELECT max(sha256) FROM vision_results)")
+        first_seq = "SELECT p.seq FROM posts p JOIN post_media m ON m.post_id = p.id ORDER BY m.sha256 DESC LIMIT 1"
+        [(lost,)], [(first,)] = stage.execute(first_seq), stage.execute("SELECT min(seq) FROM posts")
+        stage.execute("UPDATE posts SET text = 'other words' WHERE seq = (SELECT max(seq) FROM posts)")
+        assert {"vision_results", "post_enrichment"} < {asset for asset, _ in made(stage.run(instance))}
+        assert stage.execute(OF_BEFORE) == [(0 if lost == first else 1,)]
+        stage.execute("UPDATE post_enrichment SET params_hash = 'of before'")
+        stage.execute(CHANGE_OF_NONE, tenant.id)
+        stage.within(lambda world: PostgresLine(world.database).claim("killed", lease=timedelta()))
+        stage.run(instance)
+        assert stage.execute(OF_BEFORE) == [(0,)]
 
 
 def test_a_broken_tenant_fails_alone(stage: Stage) -> None:

@@ -88,7 +88,7 @@ def test_a_run_is_started_when_somebody_waits(instance: dg.DagsterInstance, data
     async def move_on(waiters: Waiters) -> None:
         turn = await waiters.line.claim("run", lease=LEASE)
         assert turn is not None
-        await waiters.line.end(turn, has_more=True)
+        await waiters.line.end(turn, more_since=0)
 
     within(move_on)
     found = tick(instance, database)

@@ -28,6 +28,7 @@ class Did:
 
     progressed: bool = False
     has_more: bool = False
+    since: int = 0
     failures: list[str] = field(default_factory=list)
     hopeless: bool = False
 
@@ -46,7 +47,13 @@ def crew(
     waiters: Waiters, work: Work, *, at_once: int = 2, run_seconds: float = 60, idle_seconds: float = 0
 ) -> AbstractAsyncContextManager[Crew[Did]]:
     """A crew that ends as soon as nobody is in line."""
-    return Crew.at_work("run", waiters.line, work, at_once=at_once, run_seconds=run_seconds, idle_seconds=idle_seconds)
+
+    def of_tenant(turn: Turn) -> Awaitable[Did]:
+        return work(turn.tenant)
+
+    return Crew.at_work(
+        "run", waiters.line, of_tenant, at_once=at_once, run_seconds=run_seconds, idle_seconds=idle_seconds
+    )
 
 
 async def done(waiters: Waiters, work: Work, *, at_once: int = 2) -> list[Ended[Did]]:

@@ -17,7 +17,7 @@ from vision_assets.clients.picture_folder import PictureFolder
 from vision_assets.clients.postgres.posts import PostgresPosts
 from vision_assets.core.importing import import_posts
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.turns import LEASE, Taken, Turn
+from vision_assets.core.turns import LEASE, NO_POST, Taken, Turn
 
 RUN, OTHER = "run-1", "run-2"
 REST = timedelta(minutes=5)
@@ -90,6 +90,54 @@ async def test_what_changes_nothing_to_do_brings_nobody_in_line(waiters: Waiters
     await waiters.forget()
     await waiters.run(statement, tenant)
     assert await waiters.changes() == {}
+
+
+@pytest.mark.parametrize(
+    ("statement", "since"),
+    [
+        ("UPDATE posts SET text = 'another' WHERE id = $1", "second"),
+        ("UPDATE posts SET text = id::text WHERE id = $1 OR message_id > 0", "first"),
+        ("UPDATE post_media SET source_uri = 'file:///2.jpg' WHERE post_id = $1", "second"),
+        ("DELETE FROM post_media WHERE post_id = $1", "second"),
+        (
+            """INSERT INTO post_media (post_id, position, tenant_id, message_id, role, source_uri, state)
+               SELECT id, 1, tenant_id, 2, 'photo', 'file:///2.jpg', 'pending' FROM posts WHERE id = $1""",
+            "second",
+        ),
+        ("DELETE FROM posts WHERE id = $1", "none"),
+        ("UPDATE channels SET title = 'Other news' FROM posts WHERE posts.id = $1", "any"),
+    ],
+)
+async def test_a_change_says_which_post_is_the_first_that_is_concerned(
+    waiters: Waiters, statement: str, since: str
+) -> None:
+    """So that no turn has to look at all that a tenant ever had."""
+    [tenant] = await waiters.tenants(1)
+    first, second, _ = [await waiters.seq(await waiters.show(tenant)) for _ in range(3)]
+    await waiters.forget()
+    await waiters.run(statement, await waiters.database.pool.fetchval("SELECT id FROM posts WHERE seq = $1", second))
+    expected = {"first": first, "second": second, "none": NO_POST, "any": 0}[since]
+    assert (await claimed(waiters)).since == expected
+
+
+async def test_a_turn_begins_with_the_first_post_of_all_its_changes(waiters: Waiters) -> None:
+    """With any, when a turn before it broke off or failed; what is left of one that went well begins where it says."""
+    [tenant] = await waiters.tenants(1)
+    first, _ = [await waiters.seq(await waiters.post(tenant)) for _ in range(2)]
+    turn = await claimed(waiters)
+    assert turn.since == first
+    await waiters.line.end(turn, more_since=first + 1)
+    turn = await claimed(waiters)
+    assert turn.since == first + 1
+    await waiters.line.give_back(turn)
+    turn = await claimed(waiters)
+    assert turn.since == 0
+    await waiters.line.end_failed(turn, "down", rest=timedelta(), progressed=True)
+    turn = await claimed(waiters)
+    assert turn.since == 0
+    await waiters.line.end(turn)
+    last = await waiters.seq(await waiters.post(tenant))
+    assert (await claimed(waiters)).since == last
 
 
 async def test_a_reference_that_is_to_do_again_brings_its_tenant_in_line(waiters: Waiters) -> None:
@@ -227,7 +275,7 @@ async def test_who_has_more_to_do_goes_to_the_end_of_the_line(waiters: Waiters) 
     turn = await claimed(waiters)
     before = await waiters.database.pool.fetchval("SELECT min(changed_at) FROM tenant_changes")
     await waiters.post(small)
-    await waiters.line.end(turn, has_more=True)
+    await waiters.line.end(turn, more_since=0)
     assert await waiters.changes() == {large: 1, small: 1}
     assert await waiters.database.pool.fetchval("SELECT min(changed_at) FROM tenant_changes") == before
     assert [(await claimed(waiters)).tenant.id for _ in range(2)] == [small, large]
@@ -266,7 +314,7 @@ async def test_who_goes_to_the_end_of_the_line_waits_from_then_on(waiters: Waite
     [tenant] = await waiters.tenants(1)
     await waiters.post(tenant)
     await waiters.run("UPDATE tenant_changes SET changed_at = changed_at - interval '1 hour'")
-    await waiters.line.end(await claimed(waiters), has_more=True)
+    await waiters.line.end(await claimed(waiters), more_since=0)
     waiting = await waiters.line.first_waiting()
     assert waiting is not None
     assert waiting.seconds < 60

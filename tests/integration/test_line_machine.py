@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.waiting_tenants import POST, Waiters, open_waiters
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.turns import LEASE, Taken, Turn
+from vision_assets.core.turns import LEASE, NO_POST, Taken, Turn
 
 TENANTS, RUNS = 3, ("run-1", "run-2")
 STEP_SECONDS = 50
@@ -38,6 +38,7 @@ class Change:
 
     tenant_id: TenantId
     place: int
+    since: int
     is_committed: bool = True
     is_untold: bool = False
 
@@ -79,10 +80,10 @@ class Books:
     now: float = 0
     places: int = 0
 
-    def add(self, tenant_id: TenantId, *, is_committed: bool = True, is_untold: bool = False) -> Change:
+    def add(self, tenant_id: TenantId, *, since: int, is_committed: bool = True, is_untold: bool = False) -> Change:
         """Put a change at the end."""
         self.places += 1
-        change = Change(tenant_id, self.places, is_committed, is_untold)
+        change = Change(tenant_id, self.places, since, is_committed, is_untold)
         self.changes.append(change)
         return change
 
@@ -132,8 +133,8 @@ class LineMachine(RuleBasedStateMachine):
     @rule(number=tenants)
     def post(self, number: int) -> None:
         """Somebody writes a post."""
-        self.run(self.waiters.post(self.tenants[number]))
-        self.books.add(self.tenants[number])
+        post_id = self.run(self.waiters.post(self.tenants[number]))
+        self.books.add(self.tenants[number], since=self.run(self.waiters.seq(post_id)))
 
     @precondition(lambda self: len(self.writers) < 3)
     @rule(number=tenants)
@@ -141,15 +142,15 @@ class LineMachine(RuleBasedStateMachine):
         """Somebody writes a post, and does not commit it yet."""
         self.messages += 1
 
-        async def write() -> tuple[Any, Any]:
+        async def write() -> tuple[Any, Any, int]:
             connection = await self.waiters.database.pool.acquire()
             transaction = connection.transaction()
             await transaction.start()
             await connection.execute(POST, uuid4(), self.tenants[number], self.messages)
-            return connection, transaction
+            return connection, transaction, await connection.fetchval("SELECT max(seq) FROM posts")
 
-        connection, transaction = self.run(write())
-        change = self.books.add(self.tenants[number], is_committed=False)
+        connection, transaction, seq = self.run(write())
+        change = self.books.add(self.tenants[number], since=seq, is_committed=False)
         self.writers.append(Writer(connection, transaction, change))
 
     @precondition(lambda self: self.writers)
@@ -184,6 +185,7 @@ class LineMachine(RuleBasedStateMachine):
         state.attempts += 1
         assert (turn.attempts, len(turn.change_ids)) == (state.attempts, len(seen))
         assert turn.is_untold is any(change.is_untold for change in seen)
+        assert turn.since == (0 if turn.attempts > 1 else min(change.since for change in seen))
         state.hand, state.free_at = Hand(turn, seen), self.books.now + LEASE.total_seconds()
         self.hands.append(state.hand)
 
@@ -200,14 +202,14 @@ class LineMachine(RuleBasedStateMachine):
         return seen
 
     @precondition(lambda self: self.hands)
-    @rule(data=st.data(), has_more=st.booleans(), is_told=st.booleans())
-    def end(self, data: st.DataObject, has_more: bool, is_told: bool) -> None:
+    @rule(data=st.data(), more_since=st.none() | st.integers(0, 9), is_told=st.booleans())
+    def end(self, data: st.DataObject, more_since: int | None, is_told: bool) -> None:
         """A run has done what its turn has seen, or its share of it."""
         hand = self._take_hand(data)
-        ended = self.run(self.waiters.line.end(hand.turn, has_more=has_more, is_told=is_told))
+        ended = self.run(self.waiters.line.end(hand.turn, more_since=more_since, is_told=is_told))
         assert ended is hand.is_its_own
-        if ended and self._end(hand, rest=0, attempts=0, is_told=is_told) and has_more:
-            self.books.add(hand.turn.tenant.id)
+        if ended and self._end(hand, rest=0, attempts=0, is_told=is_told) and more_since is not None:
+            self.books.add(hand.turn.tenant.id, since=more_since)
 
     @precondition(lambda self: self.hands)
     @rule(data=st.data(), progressed=st.booleans(), is_told=st.booleans())
@@ -222,7 +224,7 @@ class LineMachine(RuleBasedStateMachine):
             return
         attempts = 1 if progressed else self.books.states[hand.turn.tenant.id].attempts
         if seen := self._end(hand, rest=REST.total_seconds(), attempts=attempts, is_told=is_told):
-            self.books.add(hand.turn.tenant.id, is_untold=any(change.is_untold for change in seen))
+            self.books.add(hand.turn.tenant.id, since=0, is_untold=any(change.is_untold for change in seen))
 
     @rule(run_id=runs, number=tenants)
     def tell(self, run_id: str, number: int) -> None:
@@ -264,7 +266,7 @@ class LineMachine(RuleBasedStateMachine):
                 state.free_at, state.hand = self.books.now + REST.total_seconds(), None
             if run_id in state.untold_by:
                 state.untold_by -= {run_id}
-                self.books.add(tenant_id, is_untold=True)
+                self.books.add(tenant_id, since=NO_POST, is_untold=True)
 
     @rule()
     def wait(self) -> None:

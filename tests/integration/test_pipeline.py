@@ -8,19 +8,24 @@ import re
 import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import obstore
 import pytest
 
 from tests.conftest import cloned, new_bucket
+from tests.ledgers import MemoryStore
 from tests.world import World, open_world
 from vision_assets.clients.media_files import LocalFiles
 from vision_assets.clients.postgres.enrichment import PostgresEnrichment
+from vision_assets.clients.postgres.storage import PostgresStorage
 from vision_assets.clients.telegram_export import TelegramExport
 from vision_assets.core.enrichment import Enrichment, EnrichmentPass
 from vision_assets.core.errors import ConfigurationError
+from vision_assets.core.guarded_store import SLOT_LIFE, QuotaGuardedStore
 from vision_assets.core.reconcile import content_type_of
+from vision_assets.core.storage import album_key
 from vision_assets.core.tenants import TenantId
 from vision_assets.settings import Settings
 
@@ -348,6 +353,39 @@ async def test_albums_are_one_row_and_one_summary(full: World) -> None:
     broken = [row for row in rows if any(medium["state"] == "rejected" for medium in row["data"]["media"])]
     assert broken
     assert all(row["status"] == "partial" and row["data"]["s3_keys_list"] for row in broken)
+
+
+async def test_an_album_whose_summary_is_held_up_stays_to_do(world: World) -> None:
+    """Somebody has its key, and died or is at it still: the row is there, and the summary comes later."""
+    tenant = await world.tenant("Albums")
+    await world.load(tenant, TelegramExport(CITY))
+    await world.store_media(tenant)
+    [album, *_] = await world.database.pool.fetch("SELECT id FROM posts WHERE grouped_id IS NOT NULL ORDER BY seq")
+    key = album_key(tenant.id, album["id"])
+
+    class Dies(MemoryStore):
+        async def put(self, key: str, body: bytes, *, mime: str, encoding: str | None = None) -> None:
+            raise asyncio.CancelledError
+
+    mortal = QuotaGuardedStore(Dies(), PostgresStorage(world.database), world.limits)
+    with pytest.raises(asyncio.CancelledError):
+        await mortal.put(tenant.id, key, b"{}", content_type="vision", mime="application/json")
+
+    def enriching() -> EnrichmentPass:
+        quota = world.quota()
+        quota.patience_seconds = 0
+        ledger = PostgresEnrichment(world.database)
+        return EnrichmentPass(tenant.id, world.provider.name, world.provider.model, quota, ledger)
+
+    report = await enriching().enrich_posts()
+    assert (report.albums, report.has_more, report.failures) == (1, True, [])
+    assert report.statuses.total() == await world.database.pool.fetchval("SELECT count(*) FROM post_enrichment")
+    later = world.quota()
+    later.clock = lambda: datetime.now(UTC) + SLOT_LIFE
+    await later.sweep(tenant.id)
+    report = await enriching().enrich_posts()
+    assert (report.albums, report.has_more) == (1, False)
+    assert key in await world.keys("album/")
 
 
 async def test_hashes_of_another_algorithm_are_made_again(world: World, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from vision_assets.clients.qdrant import QdrantIndex, alias_name
 from vision_assets.core import search
 from vision_assets.core.errors import IndexUnavailable
 from vision_assets.core.tenants import TenantId
+from vision_assets.core.turns import NO_POST
 from vision_assets.settings import Settings
 
 
@@ -291,6 +292,21 @@ async def test_readers_see_a_new_encoders_collection_when_the_last_share_is_done
     assert not (await library.index_posts(limit=2, encoder_version="v2-test")).has_more
     assert not await library.qdrant.collection_exists(old)
     assert sorted(await library.found("новость")) == sorted(posts)
+
+
+async def test_posts_of_before_are_not_looked_at(library: Library) -> None:
+    """But for those that the collection does not have at all, as when it is new or lost."""
+    posts = [await library.post(f"Новость номер {number}") for number in range(3)]
+    await library.index_posts()
+    [last] = await library.database.pool.fetch("SELECT seq FROM posts WHERE id = $1", posts[-1])
+    await library.database.pool.execute("UPDATE search_index SET content_hash = 'of before'")
+    assert (await library.index_posts(since=NO_POST)).upserted == 0
+    assert (await library.index_posts(since=last["seq"])).upserted == 1
+    shares = [await library.index_posts(since=NO_POST, limit=2, encoder_version="v2-test") for _ in range(2)]
+    assert [(report.upserted, report.ready) for report in shares] == [(2, False), (1, True)]
+    await library.qdrant.delete_collection(shares[-1].collection)
+    lost = await library.index_posts(since=NO_POST, encoder_version="v2-test")
+    assert (lost.upserted, lost.healed, lost.ready) == (3, True, True)
 
 
 async def test_readiness(library: Library) -> None:

@@ -209,6 +209,7 @@ class VisionPass:
             wanted = PAGE_SIZE if self.limit is None else min(PAGE_SIZE, self.limit - self._taken)
             page = await self.ledger.unanalysed(self.tenant_id, todo, after=after, limit=wanted)
             self._taken += len(page)
+            self.report.since = min([self.report.since, *(medium.order[0] for medium in page)])
             has_more = len(page) == wanted and self._taken != self.limit
             for medium in page:
                 after = (*medium.order, medium.sha256)

@@ -13,7 +13,7 @@ from typing import Any, Generic
 import structlog
 
 from vision_assets.core.errors import TurnsFailed, VisionAssetsError
-from vision_assets.core.tenants import Tenant, TenantId
+from vision_assets.core.tenants import TenantId
 from vision_assets.core.turns import LEASE, Ended, Line, Report, Turn, first_of, text_of, will_pass
 
 log = structlog.get_logger(__name__)
@@ -39,7 +39,7 @@ class Crew(Generic[Report]):
 
     run_id: str
     line: Line
-    work: Callable[[Tenant], Awaitable[Report]]
+    work: Callable[[Turn], Awaitable[Report]]
     at_once: int
     run_seconds: float
     idle_seconds: float
@@ -57,7 +57,7 @@ class Crew(Generic[Report]):
         cls,
         run_id: str,
         line: Line,
-        work: Callable[[Tenant], Awaitable[Report]],
+        work: Callable[[Turn], Awaitable[Report]],
         *,
         at_once: int,
         run_seconds: float,
@@ -150,7 +150,7 @@ class Crew(Generic[Report]):
             began = time.monotonic()
             report: Report | None = None
             try:
-                report = await self.work(turn.tenant)
+                report = await self.work(turn)
                 error, is_hopeless = first_of(report.failures), report.hopeless
             except Exception as fault:
                 # One tenant never stops the others.
@@ -175,7 +175,7 @@ class Crew(Generic[Report]):
 
     async def _end(self, ended: Ended[Report], *, is_told: bool) -> None:
         if ended.error is None:
-            was_ours = await self.line.end(ended.turn, has_more=ended.has_more, is_told=is_told)
+            was_ours = await self.line.end(ended.turn, more_since=ended.more_since, is_told=is_told)
         else:
             was_ours = await self.line.end_failed(
                 ended.turn, ended.error, rest=ended.rest, progressed=ended.progressed, is_told=is_told

@@ -88,7 +88,7 @@ class EnrichmentReport:
 
     Attributes:
         statuses: Posts by status: `ok`, `partial` (a picture has no full result), `error` (none has any).
-        has_more: The pass ended at its limit.
+        has_more: The pass ended at its limit, or the summary of an album is held up.
     """
 
     statuses: Counter[str] = field(default_factory=Counter)
@@ -198,6 +198,7 @@ class EnrichmentPass:
     """One pass over a tenant's posts with pictures.
 
     Attributes:
+        since: Seq of the first post that may have changed; those before it are not looked at.
         limit: Posts at most. A pass with a limit leaves alone albums whose summary had no room before. None: all.
     """
 
@@ -206,13 +207,14 @@ class EnrichmentPass:
     model: str
     quota: QuotaGuardedStore
     ledger: EnrichmentLedger
+    since: int = 0
     limit: int | None = None
     report: EnrichmentReport = field(default_factory=EnrichmentReport)
 
     async def enrich_posts(self) -> EnrichmentReport:
         """Aggregate every post whose pictures' states or results changed; an album gets its summary in S3 too."""
-        after, taken, is_full = -1, 0, True
-        while is_full and not self.report.has_more:
+        after, taken, is_full, is_cut_off = self.since - 1, 0, True, False
+        while is_full and not is_cut_off:
             wanted = PAGE_SIZE if self.limit is None else min(PAGE_SIZE, self.limit - taken)
             page, after = await self.ledger.unenriched(
                 self.tenant_id,
@@ -225,11 +227,12 @@ class EnrichmentPass:
             if not page:
                 break
             taken += len(page)
-            is_full, self.report.has_more = len(page) == wanted, taken == self.limit
+            is_full, is_cut_off = len(page) == wanted, taken == self.limit
             rows = [row for post in page if (row := await self._row(post)) is not None]
             await self.ledger.record(self.tenant_id, rows)
             for row in rows:
                 self.report.statuses[row.status] += 1
+        self.report.has_more |= is_cut_off
         return self.report
 
     async def _row(self, post: PostToEnrich) -> Enrichment | None:
@@ -244,7 +247,9 @@ class EnrichmentPass:
         except (QuotaExceeded, StorageBusy) as error:
             log.warning("album.summary_blocked", post_id=str(post.post_id), reason=error.reason)
             # Another hash than the inputs' own: a later run comes by again.
-            return replace(row, params_hash=row.params_hash + (_HELD_UP if isinstance(error, StorageBusy) else NO_ROOM))
+            is_held_up = isinstance(error, StorageBusy)
+            self.report.has_more |= is_held_up
+            return replace(row, params_hash=row.params_hash + (_HELD_UP if is_held_up else NO_ROOM))
         except TransientError as error:
             log.exception("album.summary_failed", post_id=str(post.post_id), error_type=type(error).__name__)
             self.report.failures.append(f"{key}: {error}")

@@ -23,6 +23,7 @@ from vision_assets.core.phash import ALGORITHM, PerceptualHash, hash_of_luma, pe
 from vision_assets.core.pictures import PictureHeader, decode_upright, jpeg_luma, probe
 from vision_assets.core.storage import ObjectStore, media_key
 from vision_assets.core.tenants import TenantId
+from vision_assets.core.turns import NO_POST
 from vision_assets.core.vision import Measured
 
 log = structlog.get_logger(__name__)
@@ -86,6 +87,7 @@ class MediaReport:
         states: References by what became of them.
         reasons: References that were not stored, by reason.
         failures: Transient faults; the references stay to do.
+        since: Seq of the first post with one of them.
         has_more: The pass ended at its limit.
     """
 
@@ -94,6 +96,7 @@ class MediaReport:
     puts: int = 0
     put_bytes: int = 0
     failures: list[str] = field(default_factory=list)
+    since: int = NO_POST
     has_more: bool = False
 
     def __add__(self, later: "MediaReport") -> "MediaReport":
@@ -104,6 +107,7 @@ class MediaReport:
             puts=self.puts + later.puts,
             put_bytes=self.put_bytes + later.put_bytes,
             failures=self.failures + later.failures,
+            since=min(self.since, later.since),
             has_more=later.has_more,
         )
 
@@ -272,6 +276,7 @@ class MediaPass:
             if not page:
                 break
             is_full = len(page) == wanted
+            report.since = min(report.since, page[0].post_seq)
             after = (page[-1].post_seq, page[-1].position)
             taken += len(page)
             async with asyncio.TaskGroup() as group:

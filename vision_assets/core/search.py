@@ -16,6 +16,7 @@ import structlog
 from vision_assets.core import text
 from vision_assets.core.errors import CollectionMissing, IndexUnavailable
 from vision_assets.core.tenants import TenantId
+from vision_assets.core.turns import NO_POST
 
 log = structlog.get_logger(__name__)
 
@@ -74,11 +75,13 @@ class LedgerCounts:
         expected: All posts.
         indexed: Posts recorded as indexed in the collection.
         skipped: Reason → posts recorded as skipped.
+        first_left: Seq of the first post that is not recorded in the collection.
     """
 
     expected: int
     indexed: int
     skipped: Mapping[str, int]
+    first_left: int = NO_POST
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +260,7 @@ async def index_posts(
     ledger: IndexLedger,
     index: SearchIndex,
     on_progress: Callable[[int], None] = lambda _: None,
+    since: int = 0,
     limit: int | None = None,
     page_size: int = 500,
     encoder_version: str = text.ENCODER_VERSION,
@@ -268,6 +272,8 @@ async def index_posts(
 
     Args:
         on_progress: Called after each page with the number of posts in it.
+        since: Seq of the first post that may have changed. Those before it are looked at only if some of them are not
+            recorded in the collection, as with one that is new.
         limit: Posts at most; None: all that have changed. A run that ends at its limit makes up for no difference.
         page_size: Posts encoded, written and recorded at once.
         encoder_version: Another one goes to a collection of its own; readers see it when it is complete, or at once if
@@ -277,7 +283,7 @@ async def index_posts(
         IndexUnavailable: Transient; what was recorded so far stays.
         DatabaseUnavailable: Transient; the same.
     """
-    work = partial(_Work, tenant_id, encoder_version, ledger, index, on_progress, page_size, limit)
+    work = partial(_Work, tenant_id, encoder_version, ledger, index, on_progress, page_size, limit, since)
     try:
         return await _indexed(work, await index.ensure(tenant_id, encoder_version=encoder_version))
     except CollectionMissing:  # the index was sure of it, and somebody has removed it since
@@ -289,10 +295,15 @@ async def _indexed(new_work: "Callable[[str], _Work]", collection: str) -> Index
     tenant_id, ledger, index = work.tenant_id, work.ledger, work.index
     await work.index_changed()
     counts = await ledger.counts(tenant_id, collection=collection)
+    if counts.first_left < work.since and not work.has_more:  # the collection is new
+        work.since = counts.first_left
+        await work.index_changed()
+        counts = await ledger.counts(tenant_id, collection=collection)
     points = await index.count(tenant_id, collection=collection) or 0
     healed = not work.has_more and points != counts.indexed
     if healed:
         await work.reconcile()
+        work.since = 0
         await work.index_changed()
         counts = await ledger.counts(tenant_id, collection=collection)
         points = await index.count(tenant_id, collection=collection) or 0
@@ -330,6 +341,7 @@ class _Work:
     on_progress: Callable[[int], None]
     page_size: int
     limit: int | None
+    since: int
     collection: str
     upserted: int = 0
     taken: int = 0
@@ -341,7 +353,7 @@ class _Work:
 
     async def index_changed(self) -> None:
         """Write and record what the ledger does not know, page by page."""
-        after_seq, is_full = 0, True
+        after_seq, is_full = self.since - 1, True
         while is_full and not self.has_more:
             wanted = self.page_size if self.limit is None else min(self.page_size, self.limit - self.taken)
             posts = await self.ledger.posts_to_index(

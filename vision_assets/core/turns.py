@@ -13,6 +13,9 @@ from typing import Generic, Protocol, TypeVar
 from vision_assets.core.errors import EXAMPLES, TransientError, leaves
 from vision_assets.core.tenants import Tenant, TenantId
 
+NO_POST = 2**63 - 1
+"""Behind the seq of any post."""
+
 LEASE = timedelta(minutes=2)
 """For which a turn is a run's own without a sign of life from it."""
 
@@ -46,6 +49,7 @@ class Turn:
         began_at: Aware UTC, by the line's clock; tells this turn from an earlier one of the same run.
         attempts: Turns in succession, with this one, since one ended well, or did something before it failed.
         change_ids: What it has seen of the line.
+        since: Seq of the first post that is concerned; no post before it has changed since a turn ended well.
         is_untold: A run before has ended without telling of all that it did.
     """
 
@@ -54,6 +58,7 @@ class Turn:
     began_at: datetime
     attempts: int
     change_ids: Sequence[int] = field(repr=False)
+    since: int = 0
     is_untold: bool = False
 
 
@@ -94,10 +99,11 @@ class Line(Protocol):
         """Keep turns of a run, as far as it still has them."""
         ...
 
-    async def end(self, turn: Turn, *, has_more: bool = False, is_told: bool = True) -> bool:
+    async def end(self, turn: Turn, *, more_since: int | None = None, is_told: bool = True) -> bool:
         """End a turn that went well; with more to do, the tenant goes to the end of the line.
 
         Args:
+            more_since: Seq of the first post of which something may be left to do; None: nothing is.
             is_told: The run has told of all that it did for the tenant; otherwise it owes that.
 
         Returns:
@@ -134,12 +140,16 @@ class Done(Protocol):
     Attributes:
         progressed: Something was done.
         has_more: Its share was used up.
+        since: Seq of the first post that it was concerned with.
         failures: Faults that are nobody's own; what they concern stays to do.
         hopeless: One of them will not pass by itself.
     """
 
     @property
     def progressed(self) -> bool: ...
+
+    @property
+    def since(self) -> int: ...
 
     @property
     def has_more(self) -> bool: ...
@@ -180,6 +190,11 @@ class Ended(Generic[Report]):
     def has_more(self) -> bool:
         """Whether its share was used up."""
         return self.report is not None and self.report.has_more
+
+    @property
+    def more_since(self) -> int | None:
+        """Seq of the first post of which something may be left to do; None: nothing is."""
+        return self.report.since if self.report is not None and self.report.has_more else None
 
     @property
     def is_stuck(self) -> bool:

@@ -7,6 +7,7 @@ from vision_assets.core.budget import TokenEstimate
 from vision_assets.core.errors import InputRejected
 from vision_assets.core.neighbours import Fingerprint
 from vision_assets.core.reuse import Judged, Reuse
+from vision_assets.core.turns import NO_POST
 from vision_assets.core.vision import Kind, VisionResult
 from vision_assets.core.vision_ledger import Medium, Tally
 
@@ -57,6 +58,7 @@ class VisionReport:
         durations: Calls that brought a result by what each took, in the buckets `durations.CALLS`.
         failures: Faults that are no picture's own; the pictures stay to do.
         hopeless: One of them will not pass by itself.
+        since: Seq of the first post that shows a picture of the pass.
         has_more: The pass ended at its limit, and not all of its pictures wait; or a decision was overtaken.
     """
 
@@ -80,6 +82,7 @@ class VisionReport:
     tokens: int = 0
     failures: list[str] = field(default_factory=list)
     hopeless: bool = False
+    since: int = NO_POST
     has_more: bool = False
     looked: list[Looked] = field(default_factory=list)
     reused_pairs: list[Pair] = field(default_factory=list)
@@ -108,6 +111,7 @@ class VisionReport:
             tokens=self.tokens + later.tokens,
             failures=self.failures + later.failures,
             hopeless=self.hopeless or later.hopeless,
+            since=min(self.since, later.since),
             has_more=later.has_more,
             looked=[*self.looked, *later.looked][:THUMBNAILS_KEPT],
             reused_pairs=[*self.reused_pairs, *later.reused_pairs][:PAIRS_KEPT],

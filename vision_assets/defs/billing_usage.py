@@ -20,7 +20,7 @@ from vision_assets.defs.metadata import table
 from vision_assets.defs.outcomes import Event, Made, Metadata, Outcome
 from vision_assets.defs.partitions import RANGES, TENANTS
 from vision_assets.defs.runbooks import runbooks
-from vision_assets.defs.steps import Work, run_stage
+from vision_assets.defs.steps import Task, Work, run_stage
 from vision_assets.resources import Ledgers, PostgresResource, S3Resource, TokenBudgetResource
 
 BILLING_USAGE = dg.AssetKey("billing_usage")
@@ -67,7 +67,8 @@ class BillingStage:
         """See `steps.Stage`."""
         store, prices = self.s3.connect(), self.token_budget.prices()
 
-        async def work(tenant: Tenant) -> Outcome[BillingReport]:
+        async def work(task: Task) -> Outcome[BillingReport]:
+            tenant = task.tenant
             one_pass = BillingPass(
                 tenant_id=tenant.id, ledger=ledgers.billing, store=store, prices=prices, formats=FORMATS
             )

@@ -11,10 +11,9 @@ import dagster as dg
 import structlog
 
 from vision_assets.core.errors import DatabaseUnavailable
-from vision_assets.core.tenants import Tenant
-from vision_assets.core.turns import text_of, will_pass
+from vision_assets.core.turns import Turn, text_of, will_pass
 from vision_assets.defs.outcomes import Outcome
-from vision_assets.defs.steps import Work
+from vision_assets.defs.steps import Task, Work
 
 log = structlog.get_logger(__name__)
 
@@ -33,11 +32,13 @@ class Chained:
 
     Attributes:
         outcomes: Of the stages that came to one, by the first asset of each.
+        since: Seq of the first post that may have changed, or that a stage was concerned with.
         failures: Of items, and of stages as a whole.
         failed: Assets that were not made, or in parts only.
         broken: Those that will not be made before somebody does something about it.
     """
 
+    since: int = 0
     outcomes: dict[dg.AssetKey, Outcome[Any]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     failed: list[dg.AssetKey] = field(default_factory=list)
@@ -61,6 +62,7 @@ class Chained:
     def add(self, link: Link, outcome: Outcome[Any]) -> None:
         """Take in what a stage did."""
         self.outcomes[link.assets[0]] = outcome
+        self.since = min(self.since, outcome.since)
         self.failures += outcome.failures
         self.failed += link.assets if outcome.failures else ()
         self.broken += link.assets if outcome.hopeless else ()
@@ -73,17 +75,17 @@ class Chained:
         self.broken += () if will_pass(error) else link.assets
 
 
-def chained(links: Sequence[Link]) -> Callable[[Tenant], Awaitable[Chained]]:
+def chained(links: Sequence[Link]) -> Callable[[Turn], Awaitable[Chained]]:
     """Put stages together: each does what it can, whatever became of the one before.
 
     A post is to be found by its words although the pictures of the tenant cannot be looked at.
     """
 
-    async def work(tenant: Tenant) -> Chained:
-        done = Chained()
+    async def work(turn: Turn) -> Chained:
+        done = Chained(turn.since)
         for link in links:
             try:
-                done.add(link, await link.work(tenant))
+                done.add(link, await link.work(Task(turn.tenant, done.since)))
             except DatabaseUnavailable:
                 raise
             except Exception as error:

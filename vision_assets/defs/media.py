@@ -16,7 +16,7 @@ from vision_assets.defs.outcomes import Event, Made, Metadata, Outcome
 from vision_assets.defs.partitions import RANGES, TENANTS
 from vision_assets.defs.progress import InfoLog, ProgressLog
 from vision_assets.defs.runbooks import runbooks
-from vision_assets.defs.steps import Work, run_stage
+from vision_assets.defs.steps import Task, Work, run_stage
 from vision_assets.resources import Ledgers, MediaSourceResource, PostgresResource, S3Resource, StorageQuotaResource
 
 MEDIA_OBJECTS = dg.AssetKey("media_objects")
@@ -111,7 +111,8 @@ class MediaStage:
             concurrency=self.media_source.concurrency, decode_threads=self.media_source.decode_threads
         )
 
-        async def work(tenant: Tenant) -> Outcome[MediaReport]:
+        async def work(task: Task) -> Outcome[MediaReport]:
+            tenant = task.tenant
             one_pass = MediaPass(
                 tenant_id=tenant.id,
                 source=source,
@@ -145,6 +146,7 @@ class MediaStage:
                 stored,
                 show,
                 done=stored.states.total() + hashed.hashed + hashed.reasons.total(),
+                since=stored.since,
                 failures=stored.failures + hashed.failures,
                 has_more=stored.has_more,
             )

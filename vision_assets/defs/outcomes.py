@@ -8,6 +8,7 @@ import dagster as dg
 
 from vision_assets.core.findings import Finding
 from vision_assets.core.tenants import Tenant
+from vision_assets.core.turns import NO_POST
 from vision_assets.defs.failures import raise_if_any
 
 Metadata: TypeAlias = Mapping[str, str | int | float | dg.MetadataValue]
@@ -56,6 +57,7 @@ class Outcome(Generic[Report]):
         report: In the stage's own terms.
         show: Makes of it what is told of each asset, upstream assets first.
         done: Items that are done; what was done before does not count.
+        since: Seq of the first post that it was concerned with.
         failures: Of items that failed for reasons not their own and stay to do.
         hopeless: One of the reasons will not pass by itself.
         has_more: The tenant's share was used up.
@@ -65,6 +67,7 @@ class Outcome(Generic[Report]):
     report: Report
     show: Callable[[Report], Awaitable[Sequence[Made]]]
     done: int
+    since: int = NO_POST
     failures: Sequence[str] = ()
     hopeless: bool = False
     has_more: bool = False

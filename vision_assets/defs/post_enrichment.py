@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import dagster as dg
 
 from vision_assets.core.enrichment import AGGREGATION_VERSION, EnrichmentPass, EnrichmentReport
-from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import RETRY
 from vision_assets.defs.metadata import counts_table, folder, megabytes
 from vision_assets.defs.outcomes import Event, Made, Metadata, Outcome
 from vision_assets.defs.partitions import RANGES, TENANTS
 from vision_assets.defs.runbooks import runbooks
-from vision_assets.defs.steps import Work, run_stage
+from vision_assets.defs.steps import Task, Work, run_stage
 from vision_assets.resources import (
     Ledgers,
     PostgresResource,
@@ -78,7 +77,8 @@ class EnrichmentStage:
         """See `steps.Stage`."""
         quota = self.storage_quota.guard(self.s3.connect(), ledgers)
 
-        async def work(tenant: Tenant) -> Outcome[EnrichmentReport]:
+        async def work(task: Task) -> Outcome[EnrichmentReport]:
+            tenant = task.tenant
             provider, model = self.vision_provider.identity(self.vision_policy.policy(tenant))
             one_pass = EnrichmentPass(
                 tenant_id=tenant.id,
@@ -86,6 +86,7 @@ class EnrichmentStage:
                 model=model,
                 quota=quota,
                 ledger=ledgers.enrichment,
+                since=task.since,
                 limit=self.share,
             )
             report = await one_pass.enrich_posts()

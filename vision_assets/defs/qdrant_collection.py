@@ -8,14 +8,13 @@ import dagster as dg
 
 from vision_assets.core import text
 from vision_assets.core.search import IndexReport, index_posts
-from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import RETRY
 from vision_assets.defs.metadata import counts_table
 from vision_assets.defs.outcomes import Event, Made, Metadata, Outcome
 from vision_assets.defs.partitions import RANGES, TENANTS
 from vision_assets.defs.progress import InfoLog, ProgressLog
 from vision_assets.defs.runbooks import runbooks
-from vision_assets.defs.steps import Work, run_stage
+from vision_assets.defs.steps import Task, Work, run_stage
 from vision_assets.resources import Ledgers, PostgresResource, QdrantResource
 
 QDRANT_COLLECTION = dg.AssetKey("qdrant_collection")
@@ -62,10 +61,16 @@ class IndexStage:
         """See `steps.Stage`."""
         async with self.qdrant.open() as index:
 
-            async def work(tenant: Tenant) -> Outcome[IndexReport]:
+            async def work(task: Task) -> Outcome[IndexReport]:
+                tenant = task.tenant
                 progress = ProgressLog(self.log, "qdrant_collection: posts")
                 report = await index_posts(
-                    tenant.id, ledger=ledgers.index, index=index, on_progress=progress, limit=self.share
+                    tenant.id,
+                    ledger=ledgers.index,
+                    index=index,
+                    on_progress=progress,
+                    since=task.since,
+                    limit=self.share,
                 )
 
                 async def show(report: IndexReport) -> Sequence[Made]:

@@ -23,8 +23,20 @@ from vision_assets.resources import Ledgers, PostgresResource
 GIVE_UP_AFTER = 3
 """Tenants in succession that fail for a passing reason, with nothing done: then something is down for all of them."""
 
-Work: TypeAlias = Callable[[Tenant], Awaitable[Outcome[Any]]]
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a stage is to do.
+
+    Attributes:
+        since: Seq of the first post that may have changed; 0: any may have.
+    """
+
+    tenant: Tenant
+    since: int = 0
+
+
+Work: TypeAlias = Callable[[Task], Awaitable[Outcome[Any]]]
 
 Attempt: TypeAlias = Callable[[str], tuple[Outcome[Any], Shown]]
 """Does a stage's work for a partition."""
@@ -107,7 +119,7 @@ def _opened(context: dg.AssetExecutionContext, postgres: PostgresResource, stage
                 ledgers, work = runner.run(enter())
 
             async def one(key: str) -> tuple[Outcome[Any], Shown]:
-                outcome = await work(await ledgers.tenant(key))
+                outcome = await work(Task(await ledgers.tenant(key)))
                 return outcome, await outcome.shown()
 
             def attempt(key: str) -> tuple[Outcome[Any], Shown]:

@@ -23,7 +23,7 @@ from vision_assets.defs.outcomes import Checked, Made, Metadata, Outcome
 from vision_assets.defs.partitions import RANGES, TENANTS
 from vision_assets.defs.progress import InfoLog, ProgressLog
 from vision_assets.defs.runbooks import runbooks
-from vision_assets.defs.steps import Work, run_for_tenants
+from vision_assets.defs.steps import Task, Work, run_for_tenants
 from vision_assets.resources import Ledgers, PostgresResource, S3Resource, StorageQuotaResource, TokenBudgetResource
 
 TENANT_STORAGE_USAGE = dg.AssetKey("tenant_storage_usage")
@@ -131,7 +131,8 @@ class StorageUsageStage:
         gate = self.token_budget.gate(ledgers)
         strays: list[StrayFolder] | None = None  # of the bucket, so they are looked for once
 
-        async def work(tenant: Tenant) -> Outcome[_Seen]:
+        async def work(task: Task) -> Outcome[_Seen]:
+            tenant = task.tenant
             nonlocal strays
             report = await Reconciliation(
                 tenant_id=tenant.id,

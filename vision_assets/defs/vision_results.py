@@ -23,7 +23,7 @@ from vision_assets.defs.outcomes import Checked, Event, Made, Metadata, Outcome
 from vision_assets.defs.partitions import RANGES, TENANTS
 from vision_assets.defs.progress import InfoLog, ProgressLog
 from vision_assets.defs.runbooks import runbooks
-from vision_assets.defs.steps import Work, run_stage
+from vision_assets.defs.steps import Task, Work, run_stage
 from vision_assets.defs.vision_shown import Seen, vision_metadata
 from vision_assets.resources import (
     VISION_CODE_VERSION,
@@ -117,7 +117,8 @@ class VisionStage:
         quota = self.storage_quota.guard(store, ledgers)
         async with self.vision_provider.open() as providers:
 
-            async def work(tenant: Tenant) -> Outcome[VisionReport]:
+            async def work(task: Task) -> Outcome[VisionReport]:
+                tenant = task.tenant
                 policy = self.vision_policy.policy(tenant)
                 provider, local = await providers.of(tenant.id, policy), await providers.reader(policy)
                 async with aclosing(self.token_budget.gate(ledgers, provider=provider.name)) as gate:
@@ -149,6 +150,7 @@ class VisionStage:
                     report,
                     show,
                     done=report.statuses.total(),
+                    since=report.since,
                     failures=report.failures,
                     hopeless=report.hopeless,
                     has_more=report.has_more,

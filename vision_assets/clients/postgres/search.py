@@ -11,6 +11,7 @@ from vision_assets.clients.postgres import Database, statements
 from vision_assets.clients.postgres.ledger import record_counts
 from vision_assets.core.search import IndexablePost, IndexEntry, LedgerCounts
 from vision_assets.core.tenants import TenantId
+from vision_assets.core.turns import NO_POST
 
 sql = statements("search")
 
@@ -58,6 +59,7 @@ class PostgresIndexLedger:
             expected=sum(row["posts"] for row in rows),
             indexed=sum(row["posts"] for row in rows if row["state"] == "indexed"),
             skipped={row["reason"]: row["posts"] for row in rows if row["state"] == "skipped"},
+            first_left=min((row["first_seq"] for row in rows if row["state"] is None), default=NO_POST),
         )
 
     async def deleted(self, tenant_id: TenantId, post_ids: Collection[UUID]) -> set[UUID]:

@@ -33,7 +33,7 @@ ON CONFLICT (tenant_id, post_id) DO UPDATE SET
 
 -- name: count_indexed(collection, tenant_id)
 -- How all posts of one tenant stand: a row a state and reason, both null for posts that were not recorded.
-SELECT s.state, s.reason, count(*) AS posts
+SELECT s.state, s.reason, count(*) AS posts, min(p.seq) AS first_seq
 FROM posts p
 LEFT JOIN search_index s ON s.tenant_id = p.tenant_id AND s.post_id = p.id AND s.collection = :collection
 WHERE p.tenant_id = :tenant_id

@@ -30,7 +30,15 @@ class PostgresLine:
                 return None
             if row["is_won"]:
                 tenant = Tenant(TenantId(row["id"]), row["name"], row["settings"])
-                return Turn(tenant, run_id, row["began_at"], row["attempts"], row["change_ids"], row["is_untold"])
+                return Turn(
+                    tenant,
+                    run_id,
+                    row["began_at"],
+                    row["attempts"],
+                    row["change_ids"],
+                    since=row["since"],
+                    is_untold=row["is_untold"],
+                )
 
     async def prolong(self, run_id: str, turns: Sequence[Turn], *, lease: timedelta) -> None:
         """See the Protocol."""
@@ -43,21 +51,26 @@ class PostgresLine:
                 began_at=[turn.began_at for turn in turns],
             )
 
-    async def end(self, turn: Turn, *, has_more: bool = False, is_told: bool = True) -> bool:
+    async def end(self, turn: Turn, *, more_since: int | None = None, is_told: bool = True) -> bool:
         """See the Protocol."""
-        return await self._end(turn, has_more=has_more, attempts=0, rest=timedelta(), error=None, is_told=is_told)
+        return await self._end(turn, more_since=more_since, attempts=0, rest=timedelta(), error=None, is_told=is_told)
 
     async def end_failed(
         self, turn: Turn, error: str, *, rest: timedelta, progressed: bool = False, is_told: bool = True
     ) -> bool:
         """See the Protocol."""
         attempts = 1 if progressed else turn.attempts
-        return await self._end(
-            turn, has_more=True, attempts=attempts, rest=rest, error=storable(error), is_told=is_told
-        )
+        return await self._end(turn, more_since=0, attempts=attempts, rest=rest, error=storable(error), is_told=is_told)
 
     async def _end(
-        self, turn: Turn, *, has_more: bool, attempts: int, rest: timedelta, error: str | None, is_told: bool
+        self,
+        turn: Turn,
+        *,
+        more_since: int | None,
+        attempts: int,
+        rest: timedelta,
+        error: str | None,
+        is_told: bool,
     ) -> bool:
         async with self.database.connection() as connection:
             was_ours: bool = await sql.end_turn(
@@ -67,7 +80,8 @@ class PostgresLine:
                 rest=rest,
                 error=error,
                 change_ids=turn.change_ids,
-                has_more=has_more,
+                since=more_since,
+                has_more=more_since is not None,
                 is_told=is_told,
             )
             return was_ours

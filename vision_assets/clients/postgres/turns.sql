@@ -1,6 +1,6 @@
 -- name: claim(run_id, lease, row_limit)^
 -- Give a run the active tenant that has waited longest and that nobody has, with the changes that stand now; they stand
--- for all that was committed before. `is_won` is false when somebody else was faster. Those who are not to be taken are
+-- for all that was committed before. After a turn that broke off or failed, every post may be concerned. `is_won` is false when somebody else was faster. Those who are not to be taken are
 -- listed once, and not looked up for each of their changes, of which there may be many before the first one that counts.
 WITH next AS (
     SELECT c.tenant_id
@@ -19,13 +19,13 @@ WITH next AS (
     RETURNING w.tenant_id, w.began_at, w.attempts
 )
 SELECT t.id, t.name, t.settings, taken.began_at, taken.attempts, taken.tenant_id IS NOT NULL AS is_won,
-       seen.change_ids, seen.is_untold
+       CASE WHEN taken.attempts > 1 THEN 0 ELSE seen.since END AS since, seen.change_ids, seen.is_untold
 FROM next
 JOIN tenants t ON t.id = next.tenant_id
 LEFT JOIN taken ON taken.tenant_id = next.tenant_id
 CROSS JOIN LATERAL (
-    SELECT array_agg(c.id) AS change_ids, bool_or(c.is_untold) AS is_untold
-    FROM (SELECT id, is_untold FROM tenant_changes WHERE tenant_id = t.id ORDER BY id LIMIT :row_limit) c
+    SELECT array_agg(c.id) AS change_ids, min(c.since) AS since, bool_or(c.is_untold) AS is_untold
+    FROM (SELECT id, since, is_untold FROM tenant_changes WHERE tenant_id = t.id ORDER BY id LIMIT :row_limit) c
 ) seen;
 
 -- name: prolong(run_id, lease, tenant_ids, began_at)!
@@ -34,7 +34,7 @@ UPDATE tenant_turns w SET free_at = now() + :lease
 FROM unnest(:tenant_ids::uuid[], :began_at::timestamptz[]) AS own (tenant_id, began_at)
 WHERE w.tenant_id = own.tenant_id AND w.began_at = own.began_at AND w.run_id = :run_id;
 
--- name: end_turn(tenant_id, run_id, began_at, attempts, rest, error, change_ids, has_more, is_told)$
+-- name: end_turn(tenant_id, run_id, began_at, attempts, rest, error, change_ids, since, has_more, is_told)$
 -- End a turn that the run still has, and tell whether it had it: the changes that it has seen go. Where something is left
 -- to do, one stands for them all, as old as they are, at the end of the line. What the run has yet to tell of is kept.
 WITH ended AS (
@@ -48,8 +48,8 @@ WITH ended AS (
     WHERE c.tenant_id = ended.tenant_id AND c.id = ANY(:change_ids::bigint[])
     RETURNING c.tenant_id, c.changed_at, c.is_untold
 ), left_over AS (
-    INSERT INTO tenant_changes (tenant_id, changed_at, is_untold)
-    SELECT tenant_id, min(changed_at), bool_or(is_untold) AND :error::text IS NOT NULL
+    INSERT INTO tenant_changes (tenant_id, changed_at, since, is_untold)
+    SELECT tenant_id, min(changed_at), :since::bigint, bool_or(is_untold) AND :error::text IS NOT NULL
     FROM seen WHERE :has_more::boolean GROUP BY tenant_id
 )
 SELECT EXISTS (SELECT FROM ended);
@@ -76,7 +76,8 @@ WITH owed AS (
     WHERE untold_by && :run_ids::text[]
     RETURNING tenant_id
 )
-INSERT INTO tenant_changes (tenant_id, is_untold) SELECT tenant_id, true FROM owed ORDER BY tenant_id;
+INSERT INTO tenant_changes (tenant_id, since, is_untold)
+SELECT tenant_id, 9223372036854775807, true FROM owed ORDER BY tenant_id;
 
 -- name: taken()
 -- The turns that runs have, and how many in succession did not end well before.
@@ -91,8 +92,8 @@ WHERE w.tenant_id = lost.tenant_id AND w.run_id = lost.run_id;
 -- name: add_due(now)!
 -- Enter the active tenants with a deferred picture whose time has come and that are not in line. One whose last turn has
 -- left the picture as it was comes again after an hour.
-INSERT INTO tenant_changes (tenant_id, changed_at)
-SELECT t.id, due.at
+INSERT INTO tenant_changes (tenant_id, changed_at, since)
+SELECT t.id, due.at, 9223372036854775807
 FROM tenants t
 LEFT JOIN tenant_turns w ON w.tenant_id = t.id
 CROSS JOIN LATERAL (
