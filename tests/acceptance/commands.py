@@ -78,7 +78,7 @@ class Machine:
     @contextmanager
     def up(self) -> Iterator[Up]:
         """`vision-assets up`, ended as an operator's shell does."""
-        process = self.start("up")
+        process = self.start("up", "--port", "0")
         try:
             yield Up(_told_url(process), process.pid)
         finally:

@@ -49,7 +49,9 @@ def up(
     only_parts: Annotated[
         bool, typer.Option("--parts", help="Only start the embedded parts, in the background, and return.")
     ] = False,
-    port: Annotated[int | None, typer.Option(help="Port of Dagster's UI; default 3000, or any free one.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port of Dagster's UI; default 3000, or any free one, as 0 is.")
+    ] = None,
 ) -> None:
     """Start the embedded parts, bring the schema up to date, and run Dagster until Ctrl-C."""
     _exit_on_sigterm()

@@ -157,7 +157,7 @@ def start(port: int | None = None) -> tuple[Child, Child]:
     Those of an earlier `up` that was killed are ended first.
 
     Args:
-        port: The UI's port; None for 3000, or any free one if that is taken.
+        port: The UI's port; None for 3000, or any free one if that is taken; 0 for any free one.
 
     Returns:
         The webserver and the service.
@@ -171,7 +171,7 @@ def start(port: int | None = None) -> tuple[Child, Child]:
         _end_children()
         processes.record(_UP, os.getpid())
         prepare_home()
-        port = port or processes.free_port(_USUAL_PORT)
+        port = port or processes.free_port(_USUAL_PORT if port is None else 0)
         workspace = _workspace(processes.ensure(_code_server(port)))
         serve = ["dagster_webserver", "--host", "127.0.0.1", "--port", str(port), *workspace]
         webserver = processes.ensure(
