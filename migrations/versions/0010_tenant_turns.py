@@ -27,7 +27,8 @@ CREATE TABLE tenant_turns (                   -- who works on a tenant, or how t
     began_at    timestamptz NOT NULL,
     attempts    integer NOT NULL CHECK (attempts >= 0),  -- since a turn ended well or did something, this one too
     error       text,                         -- of the last turn; null: it went well
-    untold_by   text[] NOT NULL DEFAULT '{}'  -- runs that have yet to tell of what they did
+    untold_by   text[] NOT NULL DEFAULT '{}', -- runs that have yet to tell of what they did
+    swept_at    timestamptz                   -- when a turn last looked at every post
 );
 
 -- EXCEPT, not a join of the two: its plan is kept for all statements, and must do for one row and for a million.

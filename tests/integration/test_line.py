@@ -114,7 +114,7 @@ async def test_a_change_says_which_post_is_the_first_that_is_concerned(
     """So that no turn has to look at all that a tenant ever had."""
     [tenant] = await waiters.tenants(1)
     first, second, _ = [await waiters.seq(await waiters.show(tenant)) for _ in range(3)]
-    await waiters.forget()
+    await waiters.line.end(await claimed(waiters))
     await waiters.run(statement, await waiters.database.pool.fetchval("SELECT id FROM posts WHERE seq = $1", second))
     expected = {"first": first, "second": second, "none": NO_POST, "any": 0}[since]
     assert (await claimed(waiters)).since == expected
@@ -123,6 +123,8 @@ async def test_a_change_says_which_post_is_the_first_that_is_concerned(
 async def test_a_turn_begins_with_the_first_post_of_all_its_changes(waiters: Waiters) -> None:
     """With any, when a turn before it broke off or failed; what is left of one that went well begins where it says."""
     [tenant] = await waiters.tenants(1)
+    await waiters.post(tenant)
+    await waiters.line.end(await claimed(waiters))
     first, _ = [await waiters.seq(await waiters.post(tenant)) for _ in range(2)]
     turn = await claimed(waiters)
     assert turn.since == first
@@ -138,6 +140,23 @@ async def test_a_turn_begins_with_the_first_post_of_all_its_changes(waiters: Wai
     await waiters.line.end(turn)
     last = await waiters.seq(await waiters.post(tenant))
     assert (await claimed(waiters)).since == last
+
+
+async def test_once_a_day_a_turn_begins_with_the_first_post_of_all(waiters: Waiters) -> None:
+    """And the next ones, until one of them has come to the end."""
+    [tenant] = await waiters.tenants(1)
+
+    async def since(*, more_since: int | None) -> int:
+        await waiters.post(tenant)
+        turn = await claimed(waiters)
+        await waiters.line.end(turn, more_since=more_since)
+        return turn.since
+
+    assert await since(more_since=7) == 0
+    assert await since(more_since=None) == 0
+    assert await since(more_since=None) > 0
+    await waiters.run("UPDATE tenant_turns SET swept_at = swept_at - interval '1 day'")
+    assert await since(more_since=None) == 0
 
 
 async def test_a_reference_that_is_to_do_again_brings_its_tenant_in_line(waiters: Waiters) -> None:

@@ -54,12 +54,13 @@ class Hand:
 
 @dataclass(slots=True)
 class State:
-    """Of a tenant: until when nobody takes it, whose it is, and which runs owe something of it."""
+    """Of a tenant: until when nobody takes it, whose it is, which runs owe something of it, and if all was seen."""
 
     free_at: float = 0
     hand: Hand | None = None
     attempts: int = 0
     untold_by: frozenset[str] = frozenset()
+    is_swept: bool = False
 
 
 @dataclass(slots=True)
@@ -185,7 +186,8 @@ class LineMachine(RuleBasedStateMachine):
         state.attempts += 1
         assert (turn.attempts, len(turn.change_ids)) == (state.attempts, len(seen))
         assert turn.is_untold is any(change.is_untold for change in seen)
-        assert turn.since == (0 if turn.attempts > 1 else min(change.since for change in seen))
+        sweeps = turn.attempts > 1 or not state.is_swept
+        assert turn.since == (0 if sweeps else min(change.since for change in seen))
         state.hand, state.free_at = Hand(turn, seen), self.books.now + LEASE.total_seconds()
         self.hands.append(state.hand)
 
@@ -196,7 +198,9 @@ class LineMachine(RuleBasedStateMachine):
         """Write down that a turn has ended, and give what it has seen and was still there."""
         run_id, before = hand.turn.run_id, self.books.states[hand.turn.tenant.id]
         untold_by = before.untold_by - {run_id} if is_told else before.untold_by | {run_id}
-        self.books.states[hand.turn.tenant.id] = State(self.books.now + rest, None, attempts, untold_by)
+        self.books.states[hand.turn.tenant.id] = State(
+            self.books.now + rest, None, attempts, untold_by, before.is_swept
+        )
         seen = [change for change in self.books.changes if change in hand.seen]
         self.books.changes = [change for change in self.books.changes if change not in hand.seen]
         return seen
@@ -208,7 +212,12 @@ class LineMachine(RuleBasedStateMachine):
         hand = self._take_hand(data)
         ended = self.run(self.waiters.line.end(hand.turn, more_since=more_since, is_told=is_told))
         assert ended is hand.is_its_own
-        if ended and self._end(hand, rest=0, attempts=0, is_told=is_told) and more_since is not None:
+        if not ended:
+            return
+        seen = self._end(hand, rest=0, attempts=0, is_told=is_told)
+        if more_since is None:
+            self.books.states[hand.turn.tenant.id].is_swept |= hand.turn.since == 0
+        elif seen:
             self.books.add(hand.turn.tenant.id, since=more_since)
 
     @precondition(lambda self: self.hands)
@@ -240,8 +249,7 @@ class LineMachine(RuleBasedStateMachine):
         self.run(self.waiters.line.give_back(hand.turn))
         if hand.is_its_own:
             before = self.books.states[hand.turn.tenant.id]
-            attempts, untold_by = before.attempts, before.untold_by
-            self.books.states[hand.turn.tenant.id] = State(self.books.now, None, attempts, untold_by)
+            before.free_at, before.hand = self.books.now, None
 
     @precondition(lambda self: self.hands)
     @rule()

@@ -49,7 +49,7 @@ class Turn:
         began_at: Aware UTC, by the line's clock; tells this turn from an earlier one of the same run.
         attempts: Turns in succession, with this one, since one ended well, or did something before it failed.
         change_ids: What it has seen of the line.
-        since: Seq of the first post that is concerned; no post before it has changed since a turn ended well.
+        since: Seq of the first post that is concerned; 0: all are, as once a day, lest anything is overlooked for ever.
         is_untold: A run before has ended without telling of all that it did.
     """
 

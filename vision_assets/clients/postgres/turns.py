@@ -83,6 +83,7 @@ class PostgresLine:
                 since=more_since,
                 has_more=more_since is not None,
                 is_told=is_told,
+                has_swept=turn.since == 0 and more_since is None,
             )
             return was_ours
 

@@ -1,6 +1,7 @@
 -- name: claim(run_id, lease, row_limit)^
 -- Give a run the active tenant that has waited longest and that nobody has, with the changes that stand now; they stand
--- for all that was committed before. After a turn that broke off or failed, every post may be concerned. `is_won` is false when somebody else was faster. Those who are not to be taken are
+-- for all that was committed before. After a turn that broke off or failed, and once a
+-- day, every post may be concerned. `is_won` is false when somebody else was faster. Those who are not to be taken are
 -- listed once, and not looked up for each of their changes, of which there may be many before the first one that counts.
 WITH next AS (
     SELECT c.tenant_id
@@ -16,10 +17,11 @@ WITH next AS (
     ON CONFLICT (tenant_id) DO UPDATE SET
         run_id = excluded.run_id, free_at = excluded.free_at, began_at = excluded.began_at, attempts = w.attempts + 1
     WHERE w.free_at <= now()
-    RETURNING w.tenant_id, w.began_at, w.attempts
+    RETURNING w.tenant_id, w.began_at, w.attempts,
+              w.attempts > 1 OR w.swept_at IS NULL OR w.swept_at < now() - interval '1 day' AS sweeps
 )
 SELECT t.id, t.name, t.settings, taken.began_at, taken.attempts, taken.tenant_id IS NOT NULL AS is_won,
-       CASE WHEN taken.attempts > 1 THEN 0 ELSE seen.since END AS since, seen.change_ids, seen.is_untold
+       CASE WHEN taken.sweeps THEN 0 ELSE seen.since END AS since, seen.change_ids, seen.is_untold
 FROM next
 JOIN tenants t ON t.id = next.tenant_id
 LEFT JOIN taken ON taken.tenant_id = next.tenant_id
@@ -34,12 +36,13 @@ UPDATE tenant_turns w SET free_at = now() + :lease
 FROM unnest(:tenant_ids::uuid[], :began_at::timestamptz[]) AS own (tenant_id, began_at)
 WHERE w.tenant_id = own.tenant_id AND w.began_at = own.began_at AND w.run_id = :run_id;
 
--- name: end_turn(tenant_id, run_id, began_at, attempts, rest, error, change_ids, since, has_more, is_told)$
+-- name: end_turn(tenant_id, run_id, began_at, attempts, rest, error, change_ids, since, has_more, is_told, has_swept)$
 -- End a turn that the run still has, and tell whether it had it: the changes that it has seen go. Where something is left
 -- to do, one stands for them all, as old as they are, at the end of the line. What the run has yet to tell of is kept.
 WITH ended AS (
     UPDATE tenant_turns SET
         run_id = NULL, free_at = now() + :rest, error = :error, attempts = :attempts,
+        swept_at = CASE WHEN :has_swept::boolean THEN began_at ELSE swept_at END,
         untold_by = array_remove(untold_by, :run_id) || CASE WHEN :is_told::boolean THEN '{}' ELSE ARRAY[:run_id] END
     WHERE tenant_id = :tenant_id AND run_id = :run_id AND began_at = :began_at
     RETURNING tenant_id
