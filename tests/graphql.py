@@ -136,6 +136,10 @@ class Dagster:
             assert time.monotonic() < deadline, f"not ended after {seconds} s: {runs}"
             time.sleep(1)
 
+    def under_way(self, job: str) -> list[Run]:
+        """List the runs of a job that have begun and not ended, as far as Dagster knows."""
+        return self._runs({"pipelineName": job, "statuses": ["STARTING", "STARTED"]})
+
     def stop_sensor(self, name: str) -> None:
         """Switch a sensor off."""
         sensor = self.ask(SENSOR, name=name)["sensor"]

@@ -57,8 +57,11 @@ def test_an_import_is_worked_on_although_its_run_is_killed(machine: Machine) -> 
         dagster = Dagster(up.ui_url)
         machine.run("import", str(EXAMPLE), "--tenant", "Dev Digest")
         until(machine, AT_WORK, seconds=180)
+        killed = [run.id for run in dagster.under_way("new_posts")]
+        assert killed
         assert kill_workers(up) > 2
         until(machine, ALL_DONE, seconds=420)
+        assert {run.status for run in dagster.wait_for_runs(killed, seconds=180)} == {"FAILURE"}
         for asset in ASSETS:
             assert len(dagster.partitions(asset)["materialized"]) == 1
         assert "STS-63" in machine.run("search", "шаттл", "--tenant", "Dev Digest")
