@@ -52,9 +52,10 @@ class Machine:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of its user."""
+        """The environment of its user; several machines start at once, so each takes whatever ports are free."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
-        return {**kept, "VISION_ASSETS_DATA_DIR": str(self.data), "COLUMNS": "200", **self.settings}
+        own = {"VISION_ASSETS_DATA_DIR": str(self.data), "COLUMNS": "200", "SERVICE_PORT": "0"}
+        return {**kept, **own, **self.settings}
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start a command in a session of its own."""
