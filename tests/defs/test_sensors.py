@@ -10,7 +10,7 @@ import pytest
 
 from tests.waiting_tenants import Waiters, open_waiters
 from vision_assets.core.tenants import TenantId
-from vision_assets.core.turns import LEASE, PATIENCE_SECONDS
+from vision_assets.core.turns import LEASE, PATIENCE_SECONDS, Turn
 from vision_assets.defs.new_posts import NEW_POSTS
 from vision_assets.defs.partitions import TENANTS
 from vision_assets.defs.sensors import PartitionChanges, new_posts, partition_changes, tenant_partitions
@@ -115,6 +115,14 @@ def test_a_further_run_is_started_only_for_somebody_who_waits_in_vain(
     assert isinstance(tick(instance, database, runs=1), dg.RunRequest)
 
 
+async def begun(waiters: Waiters, run: dg.DagsterRun, fate: str) -> Turn:
+    """A turn of the run, or of one that Dagster does not know."""
+    await one_waits(waiters)
+    turn = await waiters.line.claim("no such run" if fate == "unknown" else run.run_id, lease=LEASE)
+    assert turn is not None
+    return turn
+
+
 @pytest.mark.parametrize("fate", ["failed", "unknown", "at work"])
 def test_turns_of_runs_that_have_ended_are_taken_back(
     instance: dg.DagsterInstance, database: str, within: Within, fate: str
@@ -122,11 +130,7 @@ def test_turns_of_runs_that_have_ended_are_taken_back(
     """Those of a run that is at work stay, as does what they have seen."""
     run = instance.create_run_for_job(job_def, status=dg.DagsterRunStatus.STARTED)
 
-    async def work(waiters: Waiters) -> None:
-        await one_waits(waiters)
-        await waiters.line.claim("no such run" if fate == "unknown" else run.run_id, lease=LEASE)
-
-    within(work)
+    within(lambda waiters: begun(waiters, run, fate))
     if fate == "failed":
         instance.report_run_failed(run)
     tick(instance, database)
@@ -145,9 +149,7 @@ def test_what_a_run_that_has_ended_did_not_tell_is_to_be_told(
     run = instance.create_run_for_job(job_def, status=dg.DagsterRunStatus.STARTED)
 
     async def work(waiters: Waiters) -> None:
-        await one_waits(waiters)
-        turn = await waiters.line.claim("no such run" if fate == "unknown" else run.run_id, lease=LEASE)
-        assert turn is not None
+        turn = await begun(waiters, run, fate)
         await waiters.line.end(turn, is_told=False)
 
     within(work)

@@ -17,6 +17,7 @@ import structlog
 
 from vision_assets.core.errors import QuotaExceeded, StorageBusy, TransientError
 from vision_assets.core.guarded_store import QuotaGuardedStore
+from vision_assets.core.reports import added
 from vision_assets.core.storage import album_key
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.vision import VisionResult
@@ -100,14 +101,7 @@ class EnrichmentReport:
 
     def __add__(self, later: "EnrichmentReport") -> "EnrichmentReport":
         """Tell of two passes as of one."""
-        return EnrichmentReport(
-            statuses=self.statuses + later.statuses,
-            albums=self.albums + later.albums,
-            puts=self.puts + later.puts,
-            put_bytes=self.put_bytes + later.put_bytes,
-            failures=self.failures + later.failures,
-            has_more=later.has_more,
-        )
+        return added(self, later, has_more=later.has_more)
 
 
 class EnrichmentLedger(Protocol):

@@ -21,6 +21,7 @@ from vision_assets.core.measured import measured
 from vision_assets.core.measurement import LEAST_EDGE
 from vision_assets.core.phash import ALGORITHM, PerceptualHash, hash_of_luma, perceptual_hash
 from vision_assets.core.pictures import PictureHeader, decode_upright, jpeg_luma, probe
+from vision_assets.core.reports import added
 from vision_assets.core.storage import ObjectStore, media_key
 from vision_assets.core.tenants import TenantId
 from vision_assets.core.turns import NO_POST
@@ -101,15 +102,7 @@ class MediaReport:
 
     def __add__(self, later: "MediaReport") -> "MediaReport":
         """Tell of two passes as of one."""
-        return MediaReport(
-            states=self.states + later.states,
-            reasons=self.reasons + later.reasons,
-            puts=self.puts + later.puts,
-            put_bytes=self.put_bytes + later.put_bytes,
-            failures=self.failures + later.failures,
-            since=min(self.since, later.since),
-            has_more=later.has_more,
-        )
+        return added(self, later, since=min(self.since, later.since), has_more=later.has_more)
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from vision_assets.core.budget import TokenEstimate
 from vision_assets.core.errors import InputRejected
 from vision_assets.core.neighbours import Fingerprint
+from vision_assets.core.reports import added
 from vision_assets.core.reuse import Judged, Reuse
 from vision_assets.core.turns import NO_POST
 from vision_assets.core.vision import Kind, VisionResult
@@ -90,26 +91,10 @@ class VisionReport:
 
     def __add__(self, later: "VisionReport") -> "VisionReport":
         """Tell of two passes as of one; of both, as many pictures are kept as of one."""
-        return VisionReport(
-            methods=self.methods + later.methods,
-            statuses=self.statuses + later.statuses,
-            media=self.media + later.media,
-            kinds=self.kinds + later.kinds,
-            reasons=self.reasons + later.reasons,
-            decisions=self.decisions + later.decisions,
-            reuse=self.reuse + later.reuse,
-            quarantined=self.quarantined + later.quarantined,
-            taken_back=self.taken_back + later.taken_back,
-            audits=self.audits + later.audits,
-            deferred=self.deferred + later.deferred,
+        return added(
+            self,
+            later,
             estimate=later.estimate or self.estimate,
-            analyses=self.analyses + later.analyses,
-            call_milliseconds=self.call_milliseconds + later.call_milliseconds,
-            durations=self.durations + later.durations,
-            puts=self.puts + later.puts,
-            put_bytes=self.put_bytes + later.put_bytes,
-            tokens=self.tokens + later.tokens,
-            failures=self.failures + later.failures,
             hopeless=self.hopeless or later.hopeless,
             since=min(self.since, later.since),
             has_more=later.has_more,

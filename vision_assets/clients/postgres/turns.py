@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from vision_assets.clients.postgres import Database, statements
 from vision_assets.core.storable_text import storable
 from vision_assets.core.tenants import Tenant, TenantId
-from vision_assets.core.turns import Taken, Turn, Waiting
+from vision_assets.core.turns import NO_POST, Taken, Turn, Waiting
 
 sql = statements("turns")
 
@@ -80,8 +80,7 @@ class PostgresLine:
                 rest=rest,
                 error=error,
                 change_ids=turn.change_ids,
-                since=more_since,
-                has_more=more_since is not None,
+                more_since=more_since,
                 is_told=is_told,
                 has_swept=turn.since == 0 and more_since is None,
             )
@@ -122,7 +121,7 @@ class PostgresLine:
     async def add_untold(self, run_ids: Collection[str]) -> None:
         """Put the tenants in line of whose turns these runs, which have ended, have not told."""
         async with self.database.connection() as connection:
-            await sql.add_untold(connection, run_ids=list(run_ids))
+            await sql.add_untold(connection, run_ids=list(run_ids), no_post=NO_POST)
 
     async def add_due(self, now: datetime) -> None:
         """Put the tenants in line that have deferred pictures whose time has come.
@@ -131,7 +130,7 @@ class PostgresLine:
             now: Aware UTC.
         """
         async with self.database.connection() as connection:
-            await sql.add_due(connection, now=now)
+            await sql.add_due(connection, now=now, no_post=NO_POST)
 
     async def first_waiting(self) -> Waiting | None:
         """Tell of the first in line whom nobody has and that does not rest."""

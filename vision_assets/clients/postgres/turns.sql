@@ -1,8 +1,8 @@
 -- name: claim(run_id, lease, row_limit)^
 -- Give a run the active tenant that has waited longest and that nobody has, with the changes that stand now; they stand
--- for all that was committed before. After a turn that broke off or failed, and once a
--- day, every post may be concerned. `is_won` is false when somebody else was faster. Those who are not to be taken are
--- listed once, and not looked up for each of their changes, of which there may be many before the first one that counts.
+-- for all that was committed before. After a turn that broke off or failed, and once a day, every post may be concerned.
+-- `is_won` is false when somebody else was faster. Those who are not to be taken are listed once, and not looked up for
+-- each of their changes, of which there may be many before the first one that counts.
 WITH next AS (
     SELECT c.tenant_id
     FROM tenant_changes c
@@ -36,7 +36,7 @@ UPDATE tenant_turns w SET free_at = now() + :lease
 FROM unnest(:tenant_ids::uuid[], :began_at::timestamptz[]) AS own (tenant_id, began_at)
 WHERE w.tenant_id = own.tenant_id AND w.began_at = own.began_at AND w.run_id = :run_id;
 
--- name: end_turn(tenant_id, run_id, began_at, attempts, rest, error, change_ids, since, has_more, is_told, has_swept)$
+-- name: end_turn(tenant_id, run_id, began_at, attempts, rest, error, change_ids, more_since, is_told, has_swept)$
 -- End a turn that the run still has, and tell whether it had it: the changes that it has seen go. Where something is left
 -- to do, one stands for them all, as old as they are, at the end of the line. What the run has yet to tell of is kept.
 WITH ended AS (
@@ -52,8 +52,8 @@ WITH ended AS (
     RETURNING c.tenant_id, c.changed_at, c.is_untold
 ), left_over AS (
     INSERT INTO tenant_changes (tenant_id, changed_at, since, is_untold)
-    SELECT tenant_id, min(changed_at), :since::bigint, bool_or(is_untold) AND :error::text IS NOT NULL
-    FROM seen WHERE :has_more::boolean GROUP BY tenant_id
+    SELECT tenant_id, min(changed_at), :more_since::bigint, bool_or(is_untold) AND :error::text IS NOT NULL
+    FROM seen WHERE :more_since IS NOT NULL GROUP BY tenant_id
 )
 SELECT EXISTS (SELECT FROM ended);
 
@@ -71,7 +71,7 @@ WHERE tenant_id = ANY(:tenant_ids::uuid[]) AND :run_id = ANY(untold_by);
 -- The runs that have yet to tell of something.
 SELECT DISTINCT unnest(untold_by) AS run_id FROM tenant_turns;
 
--- name: add_untold(run_ids)!
+-- name: add_untold(run_ids, no_post)!
 -- Enter the tenants of whose turns these runs have not told, and will not.
 WITH owed AS (
     UPDATE tenant_turns SET
@@ -80,7 +80,7 @@ WITH owed AS (
     RETURNING tenant_id
 )
 INSERT INTO tenant_changes (tenant_id, since, is_untold)
-SELECT tenant_id, 9223372036854775807, true FROM owed ORDER BY tenant_id;
+SELECT tenant_id, :no_post::bigint, true FROM owed ORDER BY tenant_id;
 
 -- name: taken()
 -- The turns that runs have, and how many in succession did not end well before.
@@ -92,11 +92,11 @@ UPDATE tenant_turns w SET run_id = NULL, free_at = now() + lost.rest, error = 'T
 FROM unnest(:tenant_ids::uuid[], :rests::interval[], :run_ids::text[]) AS lost (tenant_id, rest, run_id)
 WHERE w.tenant_id = lost.tenant_id AND w.run_id = lost.run_id;
 
--- name: add_due(now)!
+-- name: add_due(now, no_post)!
 -- Enter the active tenants with a deferred picture whose time has come and that are not in line. One whose last turn has
 -- left the picture as it was comes again after an hour.
 INSERT INTO tenant_changes (tenant_id, changed_at, since)
-SELECT t.id, due.at, 9223372036854775807
+SELECT t.id, due.at, :no_post::bigint
 FROM tenants t
 LEFT JOIN tenant_turns w ON w.tenant_id = t.id
 CROSS JOIN LATERAL (
