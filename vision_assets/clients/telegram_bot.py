@@ -27,6 +27,8 @@ MAX_UNITS = 4096
 """Of a message's text without its tags, in UTF-16 units."""
 
 _TOO_MANY_REQUESTS, _BAD_REQUEST = 429, 400
+_OF_THE_CHAT = ("chat not found", "upgraded to a supergroup", "not enough rights", "have no rights")
+"""What Telegram says with 400 although the message is well."""
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 _TOKEN = "TOKEN"  # noqa: S105 - stands for it
 
@@ -117,9 +119,10 @@ def _outcome(status: int, answer: Mapping[str, Any]) -> Outcome:
         told = parameters.get("retry_after") if isinstance(parameters, dict) else None
         return Outcome("not_sent", text, told if isinstance(told, int | float) else None)
     if 400 <= status < 500:
+        if status == _BAD_REQUEST and not any(cause in text for cause in _OF_THE_CHAT):
+            return Outcome("refused", text)  # the message; it stays so
         remedy = "check TELEGRAM_BOT_TOKEN and ALERT_TELEGRAM_CHAT_ID, and that the bot may write there"
-        # Another token or a word in the chat may come; what cannot be read stays so.
-        return Outcome("refused" if status == _BAD_REQUEST else "not_sent", f"{text}; {remedy}")
+        return Outcome("not_sent", f"{text}; {remedy}")  # another token, another chat or a word in it may come
     return Outcome("unknown", text)
 
 

@@ -39,6 +39,7 @@ class Fault(BaseModel):
         "rate_limited",
         "unparsable",
         "bad_request",
+        "chat_not_found",
         "forbidden",
         "server_error",
         "drop",
@@ -161,6 +162,8 @@ def _refuse(fault: Fault | None, body: SendMessage) -> None:
         case Fault(kind="forbidden"):
             raise _Refused(403, "Forbidden: bot was blocked by the user")
         case Fault(kind="bad_request"):
+            raise _Refused(400, "Bad Request: message text is empty")
+        case Fault(kind="chat_not_found"):
             raise _Refused(400, "Bad Request: chat not found")
         case Fault(kind="server_error"):
             raise _Refused(500, "Internal Server Error")
