@@ -9,6 +9,7 @@ import dagster as dg
 from vision_assets.core.clusters import ClusterLedger, find_duplicates
 from vision_assets.core.media import HashReport, MediaPass, MediaReport, MediaSlots
 from vision_assets.core.phash import ALGORITHM
+from vision_assets.core.storage import ObjectStore
 from vision_assets.core.tenants import Tenant
 from vision_assets.defs.failures import RETRY
 from vision_assets.defs.metadata import cluster_sheet, counts_table, folder, megabytes
@@ -76,7 +77,8 @@ def media(
 ) -> Iterator[Event]:
     """Store and hash tenants' pictures."""
     stage = MediaStage(
-        s3=s3,
+        store=s3.connect(),
+        bucket=s3.bucket,
         storage_quota=storage_quota,
         media_source=media_source,
         log=context.log,
@@ -94,7 +96,8 @@ class MediaStage:
             everything.
     """
 
-    s3: S3Resource
+    store: ObjectStore
+    bucket: str
     storage_quota: StorageQuotaResource
     media_source: MediaSourceResource
     log: InfoLog
@@ -104,8 +107,7 @@ class MediaStage:
     @asynccontextmanager
     async def open(self, ledgers: Ledgers) -> AsyncIterator[Work]:
         """See `steps.Stage`."""
-        store = self.s3.connect()
-        quota = self.storage_quota.guard(store, ledgers)
+        quota = self.storage_quota.guard(self.store, ledgers)
         source = self.media_source.connect()
         slots = MediaSlots.of(
             concurrency=self.media_source.concurrency, decode_threads=self.media_source.decode_threads
@@ -116,7 +118,7 @@ class MediaStage:
             one_pass = MediaPass(
                 tenant_id=tenant.id,
                 source=source,
-                store=store,
+                store=self.store,
                 quota=quota,
                 ledger=ledgers.media,
                 slots=slots,
@@ -137,7 +139,7 @@ class MediaStage:
                 if with_old:
                     is_changed = bool(stored.states["stored"] or hashed.hashed)
                     clusters = await _clusters(tenant, ledgers.clusters, is_changed=is_changed)
-                where = folder(self.s3.bucket, "media", tenant.id)
+                where = folder(self.bucket, "media", tenant.id)
                 made = [_media_objects(tenant, stored, where), _phash_index(tenant, stored, hashed, clusters)]
                 return [one for one in made if one.asset in self.selected]
 

@@ -13,6 +13,7 @@ import dagster as dg
 
 from vision_assets.core.crew import Crew
 from vision_assets.core.errors import EXAMPLES
+from vision_assets.core.recent_media import RecentMedia
 from vision_assets.core.turns import Ended, Line
 from vision_assets.defs.chain import Chained, Link, chained
 from vision_assets.defs.failures import tell_failed, translated
@@ -58,16 +59,25 @@ def take_turns(
     new_posts_limits: NewPostsResource,
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]]:
     """Work on tenants until the run's time is over, or nobody waits."""
+    store = RecentMedia(s3.connect())
     share, posts = new_posts_limits.pictures_a_turn, new_posts_limits.posts_a_turn
     stages: Sequence[tuple[Sequence[dg.AssetKey], Stage]] = (
         (
             (MEDIA_OBJECTS, PHASH_INDEX),
-            MediaStage(s3=s3, storage_quota=storage_quota, media_source=media_source, log=context.log, share=share),
+            MediaStage(
+                store=store,
+                bucket=s3.bucket,
+                storage_quota=storage_quota,
+                media_source=media_source,
+                log=context.log,
+                share=share,
+            ),
         ),
         (
             (VISION_RESULTS,),
             VisionStage(
-                s3=s3,
+                store=store,
+                bucket=s3.bucket,
                 storage_quota=storage_quota,
                 token_budget=token_budget,
                 vision_policy=vision_policy,
@@ -79,7 +89,8 @@ def take_turns(
         (
             (POST_ENRICHMENT,),
             EnrichmentStage(
-                s3=s3,
+                store=store,
+                bucket=s3.bucket,
                 storage_quota=storage_quota,
                 vision_policy=vision_policy,
                 vision_provider=vision_provider,

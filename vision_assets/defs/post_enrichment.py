@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from vision_assets.core.enrichment import AGGREGATION_VERSION, EnrichmentPass, EnrichmentReport
+from vision_assets.core.storage import ObjectStore
 from vision_assets.defs.failures import RETRY
 from vision_assets.defs.metadata import counts_table, folder, megabytes
 from vision_assets.defs.outcomes import Event, Made, Metadata, Outcome
@@ -53,7 +54,11 @@ def post_enrichment(
     An album has a summary in S3 under `album/{tenant_id}/…` as well. A picture without a result holds nobody up.
     """
     stage = EnrichmentStage(
-        s3=s3, storage_quota=storage_quota, vision_policy=vision_policy, vision_provider=vision_provider
+        store=s3.connect(),
+        bucket=s3.bucket,
+        storage_quota=storage_quota,
+        vision_policy=vision_policy,
+        vision_provider=vision_provider,
     )
     yield from run_stage(context, postgres, stage)
 
@@ -66,7 +71,8 @@ class EnrichmentStage:
         share: Posts of a tenant at most; None: everything.
     """
 
-    s3: S3Resource
+    store: ObjectStore
+    bucket: str
     storage_quota: StorageQuotaResource
     vision_policy: VisionPolicyResource
     vision_provider: VisionProviderResource
@@ -75,7 +81,7 @@ class EnrichmentStage:
     @asynccontextmanager
     async def open(self, ledgers: Ledgers) -> AsyncIterator[Work]:
         """See `steps.Stage`."""
-        quota = self.storage_quota.guard(self.s3.connect(), ledgers)
+        quota = self.storage_quota.guard(self.store, ledgers)
 
         async def work(task: Task) -> Outcome[EnrichmentReport]:
             tenant = task.tenant
@@ -99,7 +105,7 @@ class EnrichmentStage:
                     "album_summaries": report.albums,
                     "puts": report.puts,
                     "put_megabytes": megabytes(report.put_bytes),
-                    **folder(self.s3.bucket, "album", tenant.id),
+                    **folder(self.bucket, "album", tenant.id),
                 }
                 return [Made(POST_ENRICHMENT, metadata)]
 

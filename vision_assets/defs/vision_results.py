@@ -15,6 +15,7 @@ from vision_assets.core.budget_gate import BudgetGate
 from vision_assets.core.errors import TransientError
 from vision_assets.core.quote import Quote
 from vision_assets.core.quoting import Quoting
+from vision_assets.core.storage import ObjectStore
 from vision_assets.core.tenants import Tenant
 from vision_assets.core.vision_report import VisionReport
 from vision_assets.defs.failures import RETRY
@@ -83,7 +84,8 @@ def vision_results(
     and budget let it. Only pictures without a result of the present provider and fingerprint are to do.
     """
     stage = VisionStage(
-        s3=s3,
+        store=s3.connect(),
+        bucket=s3.bucket,
         storage_quota=storage_quota,
         token_budget=token_budget,
         vision_policy=vision_policy,
@@ -102,7 +104,8 @@ class VisionStage:
             everything.
     """
 
-    s3: S3Resource
+    store: ObjectStore
+    bucket: str
     storage_quota: StorageQuotaResource
     token_budget: TokenBudgetResource
     vision_policy: VisionPolicyResource
@@ -113,8 +116,7 @@ class VisionStage:
     @asynccontextmanager
     async def open(self, ledgers: Ledgers) -> AsyncIterator[Work]:
         """See `steps.Stage`."""
-        store = self.s3.connect()
-        quota = self.storage_quota.guard(store, ledgers)
+        quota = self.storage_quota.guard(self.store, ledgers)
         async with self.vision_provider.open() as providers:
 
             async def work(task: Task) -> Outcome[VisionReport]:
@@ -125,7 +127,7 @@ class VisionStage:
                     one_pass = VisionPass(
                         tenant_id=tenant.id,
                         provider=provider,
-                        store=store,
+                        store=self.store,
                         quota=quota,
                         ledger=ledgers.vision,
                         policy=policy,
@@ -143,7 +145,7 @@ class VisionStage:
                     identity = f"{provider.name} {provider.model} {provider.fingerprint}"
                     async with aclosing(self.token_budget.gate(ledgers, provider=provider.name)) as gate:
                         seen = Seen(report, quote, identity, await _budget_of(tenant, gate), audits)
-                    return [_made(tenant, seen, folder(self.s3.bucket, "vision", tenant.id))]
+                    return [_made(tenant, seen, folder(self.bucket, "vision", tenant.id))]
 
                 return Outcome(
                     tenant,

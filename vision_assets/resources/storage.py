@@ -10,7 +10,7 @@ from vision_assets.core.cleanup import Plan, emergency_plan, ttl_plan
 from vision_assets.core.guarded_store import QuotaGuardedStore, Unbooked
 from vision_assets.core.media import MediaSource
 from vision_assets.core.quota import StorageLimits
-from vision_assets.core.storage import ContentType
+from vision_assets.core.storage import ContentType, ObjectStore
 from vision_assets.resources.postgres import Ledgers
 
 UNBOOKED = Unbooked()
@@ -57,7 +57,7 @@ class StorageQuotaResource(dg.ConfigurableResource[None]):
     crawl_bytes: int
     unchecked_bytes: int = Field(description="Of puts of this process while the ledger cannot be reached")
 
-    def guard(self, store: S3Bucket, ledgers: Ledgers) -> QuotaGuardedStore:
+    def guard(self, store: ObjectStore, ledgers: Ledgers) -> QuotaGuardedStore:
         """Put the quota before a store."""
         types: dict[ContentType, int] = {
             "media": self.media_bytes,

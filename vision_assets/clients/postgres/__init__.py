@@ -42,14 +42,14 @@ async def _leave(_: "asyncpg.Connection[Any]") -> None:
     """Reset nothing, which is a round trip less; what is left of a transaction the pool has ended before."""
 
 
-# A process that freezes while it holds a lock for which others wait must not stop them for long.
-_SESSIONS = {"idle_in_transaction_session_timeout": "15s", "lock_timeout": "30s"}
-_BRIEF_SESSIONS = {
-    # Statements that take arrays of any length: one plan serves them all, and none is made anew.
+_SESSIONS = {
+    # Statements take arrays of any length, of which the planner knows nothing: it would make one plan again and again.
     "plan_cache_mode": "force_generic_plan",
-    "idle_in_transaction_session_timeout": "5s",
+    # A process that freezes while it holds a lock for which others wait must not stop them for long.
+    "idle_in_transaction_session_timeout": "15s",
     "lock_timeout": "30s",
 }
+_BRIEF_SESSIONS = {**_SESSIONS, "idle_in_transaction_session_timeout": "5s"}
 _CONNECT_SECONDS = 10
 
 
