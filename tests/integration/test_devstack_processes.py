@@ -90,6 +90,21 @@ def test_a_dead_one_is_replaced_on_its_port() -> None:
     assert second.port == first.port
 
 
+def test_a_port_that_a_dead_one_still_holds_is_waited_for() -> None:
+    """The threads of a killed program end one after the other, the last some time after it is a zombie."""
+    code = """
+import socket, subprocess, sys
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+subprocess.Popen(["sleep", "2"], pass_fds=[server.fileno()])
+print("ready", flush=True)
+server.accept()
+"""
+    first = processes.ensure(program(code))
+    kill(first.pid)
+    assert processes.free_port(first.port) != first.port
+    assert processes.ensure(program(code)).port == first.port
+
+
 def test_one_that_no_longer_answers_is_replaced() -> None:
     """A program that lives without answering is ended and started anew."""
     first = processes.ensure(program(SLEEPER))

@@ -90,8 +90,12 @@ def _variables(ui_port: int) -> dict[str, str]:
     return {"DAGSTER_UI_URL": _url(ui_port), **environment()}  # alerts link to the UI
 
 
-def _code_server(ui_port: int) -> Program:
-    """One for both, and for long: a daemon left to itself loads the definitions anew each minute, in another one."""
+def _code_server(ui_port: int, port: int | None = None) -> Program:
+    """One for both, and for long: a daemon left to itself loads the definitions anew each minute, in another one.
+
+    Args:
+        port: At which webserver and daemon look for it already; None: they do not run yet.
+    """
     code = _location()
     names = ["--module-name", code["module_name"], "--attribute", code["attribute"]]
     serve = ["dagster", "api", "grpc", *names, "--location-name", code["location_name"], "--host", "127.0.0.1"]
@@ -100,6 +104,7 @@ def _code_server(ui_port: int) -> Program:
         command=lambda port: [sys.executable, "-m", *serve, "--port", str(port)],
         ready=_serves_code,
         environment=lambda _: _variables(ui_port),
+        port=port,
         ready_seconds=180,
     )
 
@@ -188,11 +193,12 @@ def watch() -> None:
     Raises:
         PartFailed: Always, in the end: it names the one that ended and quotes its log.
     """
+    code_server = processes.find(CODE_SERVER)
     while True:
         webserver = processes.find(WEBSERVER)
-        if webserver and not processes.find(CODE_SERVER):
+        if webserver and code_server and not processes.find(CODE_SERVER):
             log.warning("The code server has ended, with the runs under way; another one is started.")
-            processes.ensure(_code_server(webserver.port))
+            processes.ensure(_code_server(webserver.port, code_server.port))
         for name in _CHILDREN:
             if not processes.find(name):
                 raise PartFailed(f"The {name} has ended. Its log says:\n{processes.log_tail(name)}")

@@ -26,6 +26,7 @@ from vision_assets.core.errors import PermanentError
 from vision_assets.settings import data_dir
 
 _POLL_SECONDS = 0.05
+_PORT_SECONDS = 5
 _TAIL_LINES = 15
 
 # Our own children are kept, so that a dead one is reaped when somebody looks at it.
@@ -215,17 +216,26 @@ def ensure(program: Program) -> Child:
     A new one takes the port of the dead one where it can, so that the URLs in running clients stay right.
 
     Raises:
-        PartFailed: It ended at its start or did not answer in time.
+        PartFailed: It ended at its start or did not answer in time, or the port that it must have is taken.
     """
     last = _last(program.name)
     if last and _process(last):
         with contextlib.suppress(PartFailed):
             return _await_ready(program, last)
         stop(program.name)
+    if last:
+        _await_free(last.port)
     port = free_port(last.port if last else 0) if program.port is None else program.port
     if port and free_port(port) != port:
         raise PartFailed(f"Port {port} on 127.0.0.1 is taken: choose another for {program.name}.")
     return _await_ready(program, _start(program, port))
+
+
+def _await_free(port: int) -> None:
+    """Give a program that has been killed time to let go of its port: that ends after its process seems to be gone."""
+    deadline = time.monotonic() + _PORT_SECONDS
+    while port and free_port(port) != port and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
 
 
 def _start(program: Program, port: int) -> Child:
