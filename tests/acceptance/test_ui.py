@@ -93,6 +93,32 @@ def test_materialize_a_partition_by_clicking(machine: Machine, page: Page) -> No
         expect(page.get_by_text("Dev Digest")).to_be_visible()
         page.screenshot(path=ARTEFACTS / "materialization.png")
 
+        page.goto(f"{url}/asset-groups")
+        expect(page.get_by_text("Materialize all")).to_be_visible()
+        page.keyboard.press("Alt+e")  # all groups are unfolded
+        for asset in ("media_objects", "vision_results", "qdrant_collection"):
+            expect(page.get_by_text(asset, exact=True).filter(visible=True).first).to_be_visible()
+        page.screenshot(path=ARTEFACTS / "graph.png")
+
+        page.goto(f"{url}/assets/vision_results?view=partitions&partition={ids['City Walks']}")
+        row = page.get_by_role("row").filter(has=page.get_by_role("cell", name="pictures", exact=True))
+        row.get_by_text("[Show Markdown]").click()
+        thumbnails = page.get_by_role("dialog").get_by_role("img")
+        expect(thumbnails.first).to_be_visible()
+        page.wait_for_function("[...document.querySelectorAll('[role=dialog] img')].every(one => one.naturalWidth > 0)")
+        assert thumbnails.count() > 10
+        page.screenshot(path=ARTEFACTS / "thumbnails.png")
+
+        machine.run("quota", "set", "--tenant", "City Walks", "--limit", "1KiB")
+        dagster = Dagster(url)
+        dagster.wait_for_runs(
+            [dagster.run("tenant_pipeline", ["tenant_storage_usage"], ids["City Walks"])], seconds=180
+        )
+        page.goto(f"{url}/assets/tenant_storage_usage?view=checks&checkDetail=quota_below_limit")
+        expect(page.get_by_text("of 1,024 bytes").first).to_be_visible()
+        expect(page.get_by_text('vision-assets quota set --tenant "City Walks"').first).to_be_visible()
+        page.screenshot(path=ARTEFACTS / "failing-check.png")
+
 
 def _until(page: Page, url: str, text: str) -> None:
     """Load a page until it shows a text."""
