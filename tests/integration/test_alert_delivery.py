@@ -248,6 +248,7 @@ async def test_what_telegram_refuses_is_not_asked_again(post: Post) -> None:
     await post.send()
     assert (await post.states())["telegram"] == [("failed", 1), ("sent", 1)]
     assert "message text is empty" in await post.errors("telegram")
+    assert "ALERT_TELEGRAM_CHAT_ID" in await post.errors("telegram")
 
 
 @pytest.mark.parametrize(

@@ -119,10 +119,10 @@ def _outcome(status: int, answer: Mapping[str, Any]) -> Outcome:
         told = parameters.get("retry_after") if isinstance(parameters, dict) else None
         return Outcome("not_sent", text, told if isinstance(told, int | float) else None)
     if 400 <= status < 500:
-        if status == _BAD_REQUEST and not any(cause in text for cause in _OF_THE_CHAT):
-            return Outcome("refused", text)  # the message; it stays so
         remedy = "check TELEGRAM_BOT_TOKEN and ALERT_TELEGRAM_CHAT_ID, and that the bot may write there"
-        return Outcome("not_sent", f"{text}; {remedy}")  # another token, another chat or a word in it may come
+        # Another token, another chat or a word in it may come; a message that cannot be read stays so.
+        is_of_the_message = status == _BAD_REQUEST and not any(cause in text for cause in _OF_THE_CHAT)
+        return Outcome("refused" if is_of_the_message else "not_sent", f"{text}; {remedy}")
     return Outcome("unknown", text)
 
 
