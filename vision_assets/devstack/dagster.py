@@ -193,9 +193,8 @@ def watch() -> None:
     Raises:
         PartFailed: Always, in the end: it names the one that ended and quotes its log.
     """
-    code_server = processes.find(CODE_SERVER)
     while True:
-        webserver = processes.find(WEBSERVER)
+        webserver, code_server = processes.find(WEBSERVER), processes.started(CODE_SERVER)
         if webserver and code_server and not processes.find(CODE_SERVER):
             log.warning("The code server has ended, with the runs under way; another one is started.")
             processes.ensure(_code_server(webserver.port, code_server.port))

@@ -170,7 +170,7 @@ def _process(child: Child) -> psutil.Process | None:
         return None
 
 
-def _last(name: str) -> Child | None:
+def started(name: str) -> Child | None:
     """Read what was last started under a name, dead or alive."""
     try:
         return Child(**json.loads((_run_dir() / f"{name}.json").read_bytes()))
@@ -201,12 +201,12 @@ def forget(name: str) -> None:
 
 def known(name: str) -> bool:
     """Tell whether a process was started under a name and not stopped since; it may have died."""
-    return _last(name) is not None
+    return started(name) is not None
 
 
 def find(name: str) -> Child | None:
     """Give the living process of a name."""
-    child = _last(name)
+    child = started(name)
     return child if child and _process(child) else None
 
 
@@ -218,7 +218,7 @@ def ensure(program: Program) -> Child:
     Raises:
         PartFailed: It ended at its start or did not answer in time, or the port that it must have is taken.
     """
-    last = _last(program.name)
+    last = started(program.name)
     if last and _process(last):
         with contextlib.suppress(PartFailed):
             return _await_ready(program, last)
@@ -291,7 +291,7 @@ def _is_anothers(child: Child) -> bool:
 
 def stop(name: str, *, stop_signal: signal.Signals = signal.SIGTERM, seconds: float = 20) -> bool:
     """End a process and what it started; ask first, kill after the time. Tell whether it was running."""
-    child = _last(name)
+    child = started(name)
     process = _process(child) if child else None
     if not child or not process:
         forget(name)
